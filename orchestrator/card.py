@@ -1,0 +1,39 @@
+"""The card that goes with an exported model."""
+
+from analysis import units
+from analysis.frontier import FrontierPoint
+from orchestrator.config import SweepConfig
+
+
+def model_card(point: FrontierPoint, config: SweepConfig) -> str:
+    """Markdown saying what the model is, what it reached, how it was made and how to load it."""
+    recipe = "\n".join(f"| {name} | {value} |" for name, value in sorted(point.recipe.items()))
+    return f"""# {config.backbone.model} on {config.task.source}
+
+A point of the compute-optimal frontier of the prunetune sweep `{config.name}`: trial
+{point.number}, rung {point.rung}.
+
+| measured | value |
+|---|---|
+| validation error | {units.percent(point.val_error)} |
+| test error | {units.percent(point.test_error)} |
+| training compute | {units.flops(point.train_flops)} |
+| inference compute, an image | {units.flops(point.inference_flops)} |
+| parameters | {units.count(point.params)} |
+
+The validation error was used to select this point; the test error was not.
+
+```python
+from trainables.export import load_exported
+
+model = load_exported("path/of/this/folder")
+model.predict(images)  # uint8 RGB images [B, H, W, 3], square -> class probabilities [B, classes]
+model.module           # the torch module: takes model.inputs(images), gives logits
+```
+
+## Recipe
+
+| field | value |
+|---|---|
+{recipe}
+"""

@@ -1,0 +1,218 @@
+"""The command line."""
+
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from analysis.frontier import Frontier, FrontierPoint
+
+app = typer.Typer(
+    help="Finds the compute-optimal frontier of transfer learning.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+ConfigFile = Annotated[Path, typer.Argument(help="The config, a YAML file.", metavar="CONFIG.yaml")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(help="Config values to replace: budget.trials=50.", metavar="[KEY=VALUE]..."),
+]
+SweepName = Annotated[
+    str, typer.Argument(help="A sweep's folder, or its name under ./runs.", metavar="SWEEP")
+]
+MaxFlops = Annotated[
+    float | None, typer.Option(help="The best model within so many training FLOPs.")
+]
+MaxError = Annotated[
+    float | None, typer.Option(help="The cheapest model with at most this validation error, 0-1.")
+]
+
+
+def main() -> None:
+    """Runs the command line; bad input ends it with one sentence and exit status 2."""
+    try:
+        app()
+    except ValueError as error:  # every room's errors of bad input are ValueErrors
+        if not _is_input_error(error):
+            raise
+        Console(stderr=True).print(f"[red]prunetune:[/] {error}", soft_wrap=True, highlight=False)
+        sys.exit(2)
+
+
+@app.command(epilog="Example: prunetune demo --out runs/demo")
+def demo(
+    out: Annotated[Path, typer.Option(help="The sweep's folder.")] = Path("runs/demo"),
+) -> None:
+    """Pretrain a small backbone on five handwritten digits, then sweep it over all ten."""
+    from orchestrator.demo import run_demo
+
+    console = Console()
+    frontier = run_demo(out, console=console)
+    _show(frontier, console)
+    console.print(f"report: {out / 'report.html'}", soft_wrap=True)
+    console.print(f"MLflow: prunetune ui {out}", soft_wrap=True)
+
+
+@app.command(epilog="Example: prunetune sweep flowers.yaml budget.trials=200")
+def sweep(
+    config: ConfigFile,
+    overrides: Overrides = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Delete the sweep and start over.")
+    ] = False,
+    address: Annotated[str | None, typer.Option(help="A running Ray cluster's address.")] = None,
+) -> None:
+    """Find the frontier. The same command resumes; a raised budget extends."""
+    from orchestrator.config import SweepConfig, read_config
+    from orchestrator.sweep import Sweep
+
+    replaced = [*(overrides or []), *([f"ray.address={address}"] if address else [])]
+    parsed = read_config(SweepConfig, config, replaced)
+    console = Console()
+    frontier = Sweep(parsed, console=console).run(fresh=fresh)
+    _show(frontier, console)
+    console.print(f"report: {parsed.folder / 'report.html'}", soft_wrap=True)
+
+
+@app.command(epilog="Example: prunetune pretrain house-style.yaml epochs=40")
+def pretrain(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Make a backbone from a labelled image dataset of your own."""
+    from orchestrator.config import PretrainConfig, read_config
+    from orchestrator.demo import run_pretraining
+
+    run_pretraining(read_config(PretrainConfig, config, overrides or []), console=Console())
+
+
+@app.command(epilog="Example: prunetune frontier flowers --max-error 0.05")
+def frontier(
+    sweep: SweepName,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, a list of points.")] = False,
+    max_flops: MaxFlops = None,
+    max_error: MaxError = None,
+) -> None:
+    """Print a sweep's frontier, or the one point that answers a question."""
+    from analysis.frontier import Frontier
+    from analysis.table import frontier_of, read_measurements
+    from orchestrator.folder import SweepFolder
+
+    folder = SweepFolder.find(sweep)
+    found = frontier_of(read_measurements(folder.storage()))
+    if max_flops is not None or max_error is not None:
+        found = Frontier((_chosen(found, max_flops=max_flops, max_error=max_error),))
+    if as_json:
+        print(json.dumps([asdict(point) for point in found.points], indent=2))
+    else:
+        _show(found, Console())
+
+
+@app.command(epilog="Example: prunetune report flowers -o flowers.html")
+def report(
+    sweep: SweepName,
+    out: Annotated[Path, typer.Option("-o", "--out", help="The HTML file to write.")],
+) -> None:
+    """Write one self-contained page: frontier, curves, what mattered, cost."""
+    from analysis.report import write_report
+    from orchestrator.folder import SweepFolder
+
+    write_report(SweepFolder.find(sweep).root, out)
+    Console().print(f"report: {out}", soft_wrap=True)
+
+
+@app.command(epilog="Example: prunetune export flowers --max-flops 1e13 -o flowers-model")
+def export(
+    sweep: SweepName,
+    out: Annotated[Path, typer.Option("-o", "--out", help="A new folder for the model.")],
+    max_flops: MaxFlops = None,
+    max_error: MaxError = None,
+) -> None:
+    """Write a frontier model as safetensors, recipe and card; the most accurate by default."""
+    from orchestrator.exporting import export_point
+
+    point = export_point(
+        sweep, out, choose=lambda found: _chosen(found, max_flops=max_flops, max_error=max_error)
+    )
+    Console().print(
+        f"{out}: trial {point.number}, rung {point.rung}, validation error {point.val_error:.4f}",
+        soft_wrap=True,
+    )
+
+
+@app.command(epilog="Example: prunetune doctor flowers.yaml")
+def doctor(config: ConfigFile, overrides: Overrides = None) -> None:
+    """Check everything that can be checked before compute is spent."""
+    from orchestrator.config import SweepConfig, read_config
+    from orchestrator.doctor import Examination
+
+    console = Console()
+    parsed = read_config(SweepConfig, config, overrides or [])
+    console.print("[green]ok [/] config: valid")
+    bad = 0
+    for check in Examination(parsed).checks:
+        try:
+            console.print(f"[green]ok [/] {check.title}: {check.run()}", soft_wrap=True)
+        except ValueError as error:
+            if not _is_input_error(error):
+                raise
+            bad += 1
+            console.print(f"[red]bad[/] {check.title}: {error}", soft_wrap=True)
+    if bad:
+        raise typer.Exit(2)
+
+
+@app.command(epilog="Example: prunetune ui flowers")
+def ui(
+    sweep: Annotated[
+        str | None, typer.Argument(help="A sweep; the newest under ./runs if left out.")
+    ] = None,
+    port: Annotated[int, typer.Option(help="The port on loopback.")] = 5000,
+) -> None:
+    """Open the MLflow UI of a sweep on loopback."""
+    from orchestrator.ui import serve
+
+    serve(sweep, port=port, console=Console())
+
+
+def _chosen(
+    found: "Frontier", *, max_flops: float | None, max_error: float | None
+) -> "FrontierPoint":
+    """The one point that fits, the most accurate of all by default."""
+    from trainables.errors import InputError
+
+    if not found.points:
+        raise InputError("The sweep's frontier is empty: nothing was measured yet; run it first.")
+    if max_flops is not None and max_error is not None:
+        raise InputError("--max-flops and --max-error ask for two different points; give one.")
+    if max_flops is not None:
+        point = found.best_under(max_flops)
+        limit = f"costs at most {max_flops:g} FLOPs; the cheapest takes"
+        known = f"{limit} {found.points[0].train_flops:g}"
+    elif max_error is not None:
+        point = found.cheapest_under(max_error)
+        known = (
+            f"has an error of at most {max_error:g}; the lowest is {found.points[-1].val_error:g}"
+        )
+    else:
+        point = found.points[-1]
+        known = ""
+    if point is None:
+        raise InputError(f"No point of the frontier {known}; loosen the limit.")
+    return point
+
+
+def _show(found: "Frontier", console: Console) -> None:
+    from orchestrator.progress import frontier_table
+
+    console.print(frontier_table(found))
+
+
+def _is_input_error(error: ValueError) -> bool:
+    """Whether the message was written for the user: an error class of one of our rooms."""
+    room = type(error).__module__.partition(".")[0]
+    return room in ("analysis", "orchestrator", "search_spaces", "trainables")

@@ -1,0 +1,337 @@
+"""The config: one YAML, checked before any compute is spent."""
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Self, TypeVar
+
+import yaml
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+
+from trainables.errors import InputError
+from trainables.images.tasks import TaskSource
+from trainables.rungs import rung_levels
+from trainables.sources import BackboneSource
+
+RangeValue = float | int | str | bool | list[Any] | dict[str, Any]
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def _seconds(value: Any) -> Any:
+    """`90`, `90s`, `20m`, `1h30m`, `2d` in seconds; anything else is left to fail as it is."""
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, str) and re.fullmatch(r"(\d+(\.\d+)?[smhd])+", value):
+        return sum(float(n) * _UNITS[u] for n, u in re.findall(r"([\d.]+)([smhd])", value))
+    return value
+
+
+def _local_path(value: Any) -> Any:
+    """A path that exists is made absolute, so that it means the same on every worker."""
+    if isinstance(value, str) and value and Path(value).expanduser().exists():
+        return str(Path(value).expanduser().resolve())
+    return value
+
+
+Seconds = Annotated[PositiveFloat, BeforeValidator(_seconds)]
+LocalPath = Annotated[str, BeforeValidator(_local_path)]
+
+
+class Section(BaseModel):
+    """A part of the config: frozen, and without keys it does not know."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+C = TypeVar("C", bound=Section)
+
+
+class TaskConfig(Section):
+    """The labelled images."""
+
+    source: LocalPath
+    """`digits`, a folder of Parquet files, a folder of class folders, or a Hugging Face name."""
+    resolution: int = Field(default=64, ge=8)
+    """Side in pixels at which images are decoded and kept; no recipe sees more."""
+    mirror: bool = True
+    """Whether a mirrored image keeps its label: not so for digits, signs and letters."""
+    classes: tuple[str, ...] | None = None
+    """Only these classes, in this order; all when left out."""
+    max_train_images: PositiveInt | None = None
+    """At most so many training images, drawn evenly over the classes."""
+    split_seed: int = 0
+    """Seed of the splits that are cut because the source lacks them."""
+
+    def to_source(self) -> TaskSource:
+        return TaskSource(
+            source=self.source,
+            classes=self.classes,
+            max_train_images=self.max_train_images,
+            seed=self.split_seed,
+        )
+
+
+class BackboneConfig(Section):
+    """The pretrained network."""
+
+    model: str
+    """A timm model name, or `module:factory`."""
+    weights: LocalPath | None = None
+    """`hub`, or a local safetensors or state-dict file; random weights when left out."""
+    args: dict[str, Any] = {}
+    """Further keyword arguments of the model's constructor."""
+    mean: tuple[float, float, float] | None = None
+    """Channel means of its inputs, 0-1; the model's own when left out."""
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
+    """Channel deviations, likewise."""
+
+    def to_source(self) -> BackboneSource:
+        return BackboneSource(**self.model_dump())
+
+
+class SpaceConfig(Section):
+    """What may be tried."""
+
+    function: str = "filter_pruning"
+    """A space of `search_spaces/` by name, or `module:function`."""
+    ranges: dict[str, RangeValue] = {}
+    """Parameters narrowed to a range, restricted to choices, or fixed, by name."""
+
+
+class BudgetConfig(Section):
+    """When a sweep ends: at whichever of these comes first. Raising one extends the sweep."""
+
+    trials: PositiveInt | None = None
+    sweep_flops: PositiveFloat | None = None
+    """Training FLOPs over all trials; no trial is begun that could exceed it."""
+    wall_time: Seconds | None = None
+    """Seconds, or `90s`, `20m`, `1h30m`; running trials then pause at their next rung."""
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        if self.trials is None and self.sweep_flops is None and self.wall_time is None:
+            raise ValueError("needs at least one of trials, sweep_flops and wall_time")
+        return self
+
+
+class RungsConfig(Section):
+    """The grid of training compute at which every trial is measured."""
+
+    min_flops: PositiveFloat
+    """The lowest level, FLOPs."""
+    max_flops: PositiveFloat
+    """No level lies above this; raising it adds levels to a sweep."""
+    per_decade: PositiveInt = 3
+    """Levels a factor of ten."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.max_flops < self.min_flops:
+            raise ValueError(
+                f"has max_flops={self.max_flops:g} below min_flops={self.min_flops:g}; "
+                "raise the one or lower the other"
+            )
+        return self
+
+    def levels(self) -> tuple[float, ...]:
+        return rung_levels(**self.model_dump())
+
+
+class SearchConfig(Section):
+    """How recipes are drawn and races decided."""
+
+    startup_trials: PositiveInt = 16
+    """Recipes drawn at random before the sampler learns from results."""
+    reduction_factor: float | None = Field(default=2.0, gt=1.0)
+    """A trial goes on past a rung if it is among the best 1/reduction_factor; null: all do."""
+    min_peers: PositiveInt = 6
+    """Trials that must have been measured at a rung before any is stopped there."""
+    generation: PositiveInt | None = None
+    """Draw recipes in generations of so many, each seeing only the whole ones before it: two
+    sweeps with one seed then give the same recipes, at the price of idle slots between
+    generations. None: every recipe sees all results there are."""
+
+
+class ResourcesConfig(Section):
+    """What a trial takes."""
+
+    cpus: PositiveInt = 1
+    gpus: float = Field(default=0.0, ge=0.0)
+    """GPUs a trial; a fraction packs several on one."""
+    concurrent: PositiveInt | None = None
+    """Trials side by side; as many as the cluster holds at the start when left out. Set it for a
+    cluster that grows."""
+    max_failures: int = Field(default=3, ge=0)
+    """How often a trial is set up again after it raised or lost its node."""
+
+
+class RayConfig(Section):
+    """Where the trials run."""
+
+    address: str | None = None
+    """A running cluster's address, `auto` for the one this machine belongs to; local when None."""
+
+
+class StorageConfig(Section):
+    """Where the sweep lives."""
+
+    folder: str | None = None
+    """The sweep's folder; `./runs/NAME` when left out."""
+    uri: str | None = None
+    """Where journal, measurements and checkpoints lie if not in the folder, for clusters without
+    a shared disk: any URI that Arrow reads and writes, such as s3://bucket/prefix."""
+    cache: str | None = None
+    """Folder for decoded images on every node; under the node's temporary folder when None."""
+
+
+class TrackingConfig(Section):
+    """The MLflow view of the sweep."""
+
+    uri: str | None = None
+    """A tracking server; SQLite in the sweep's folder when left out."""
+    experiment: str | None = None
+    """The experiment's name; `prunetune` when left out."""
+
+
+class SweepConfig(Section):
+    """Everything a sweep needs to know."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
+    seed: int = Field(default=0, ge=0)
+    task: TaskConfig
+    backbone: BackboneConfig
+    space: SpaceConfig = SpaceConfig()
+    budget: BudgetConfig
+    rungs: RungsConfig
+    search: SearchConfig = SearchConfig()
+    resources: ResourcesConfig = ResourcesConfig()
+    ray: RayConfig = RayConfig()
+    storage: StorageConfig = StorageConfig()
+    tracking: TrackingConfig = TrackingConfig()
+
+    @property
+    def folder(self) -> Path:
+        """The sweep's folder, absolute."""
+        return Path(self.storage.folder or Path("runs") / self.name).expanduser().resolve()
+
+
+class PretrainConfig(Section):
+    """A backbone to be made from a task of one's own."""
+
+    task: TaskConfig
+    backbone: BackboneConfig
+    out: str
+    """The safetensors file to write; a JSON card is put beside it."""
+    epochs: PositiveInt = 20
+    learning_rate: PositiveFloat = 0.05
+    weight_decay: float = Field(default=5e-4, ge=0.0)
+    batch_size: int = Field(default=64, ge=2)
+    label_smoothing: float = Field(default=0.1, ge=0.0, lt=1.0)
+    augmentation: float = Field(default=0.3, ge=0.0, le=1.0)
+    seed: int = Field(default=0, ge=0)
+
+
+def read_config(kind: type[C], path: Path, overrides: Iterable[str] = ()) -> C:
+    """The config in the YAML file at `path`, with `key.path=value` overrides applied.
+
+    Raises `InputError`, one sentence, for a file that is missing, is no YAML, has keys that are
+    not known, or values that make no sense.
+    """
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise InputError(
+            f"The config {path} cannot be read ({error.strerror}); give the path of a YAML file."
+        ) from error
+    values = _parse(text, what=str(path))
+    if not isinstance(values, dict):
+        raise InputError(f"The config {path} holds no mapping; see the README for an example.")
+    for override in overrides:
+        _override(values, override)
+    return validate(kind, values, what=str(path))
+
+
+def validate(kind: type[C], values: Mapping[str, Any], *, what: str) -> C:
+    """`values` as a config of the given kind, or `InputError` with the first thing wrong."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise InputError(f"{what}: {_sentence(kind, error)}") from error
+
+
+def to_yaml(config: Section) -> str:
+    """The config as resolved, in YAML; `read_config` gives an equal one back."""
+    text: str = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    return text
+
+
+class _Loader(yaml.SafeLoader):
+    """Reads `1e9` as a number, which YAML 1.1 takes for text."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$"), list("-+0123456789")
+)
+
+
+def _parse(text: str, *, what: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{what} is not valid YAML: {reason}.") from error
+
+
+def _override(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise InputError(
+            f"{override!r} is no override; write KEY=VALUE with dots between the levels, "
+            "such as budget.trials=50."
+        )
+    *parents, last = key.split(".")
+    at = values
+    for parent in parents:
+        child = at.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise InputError(f"{override!r} reaches into {parent}, which is a single value.")
+        at = child
+    at[last] = _parse(text, what=override)
+
+
+def _sentence(kind: type[Section], error: ValidationError) -> str:
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"]) or "the config"
+    if first["type"] == "extra_forbidden":
+        known = _keys_at(kind, first["loc"][:-1])
+        near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"the keys there are {', '.join(known)}."
+        return f"the key {place} is not known; {hint}"
+    if first["type"] == "missing":
+        return f"{place} is missing; it must be given."
+    if first["type"] == "value_error":
+        return f"{place} {first['ctx']['error']}."
+    rule = first["msg"].removeprefix("Input should ").removeprefix("Value should ")
+    return f"{place}={first['input']!r} should {rule}."
+
+
+def _keys_at(kind: type[Section], place: tuple[int | str, ...]) -> list[str]:
+    at: type[BaseModel] = kind
+    for part in place:
+        annotation = at.model_fields[str(part)].annotation
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+            return []
+        at = annotation
+    return list(at.model_fields)

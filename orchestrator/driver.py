@@ -1,0 +1,240 @@
+"""The driver: every decision of a sweep, and no process.
+
+Tune's adapters, the bare loop of the benchmark and the tests drive it alike: they ask for the
+next trial, hand in what trials report, and do as they are told.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from orchestrator.halving import Decision, Halving
+from orchestrator.ledger import Ledger, TrialRecord, TrialState
+from orchestrator.retention import CheckpointKeeper
+from orchestrator.searcher import FrontierSampler
+from trainables.measurement import Measurement, Outcome
+from trainables.seeds import derive_seed
+
+HOPELESS_FAILURES = 8
+"""Failed trials after which a sweep without a single measurement gives up."""
+
+
+class Idle(StrEnum):
+    """Why there is no next trial."""
+
+    WAIT = "wait"
+    """Running trials decide whether there is one."""
+    FINISHED = "finished"
+    """The budget is spent, or nothing works."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """When to stop; None means without limit."""
+
+    trials: int | None = None
+    sweep_flops: float | None = None
+    wall_seconds: float | None = None
+
+
+class Driver:
+    """Draws recipes, records what comes back, races trials at equal compute, keeps the budget."""
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        sampler: FrontierSampler,
+        halving: Halving | None,
+        keeper: CheckpointKeeper,
+        budget: Budget,
+        levels: tuple[float, ...],
+        seed: int,
+        generation: int | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._ledger = ledger
+        self._sampler = sampler
+        self._halving = halving
+        self._keeper = keeper
+        self._budget = budget
+        self._levels = levels
+        self._seed = seed
+        self._generation = generation
+        self._clock = clock
+        self._started = clock() - ledger.elapsed_seconds
+        unfinished = [t.trial_id for t in ledger.trials() if not t.finished]
+        self._waiting = deque(unfinished)
+        self._orphans = set(unfinished)
+        self._live: set[str] = set()
+
+    @property
+    def out_of_time(self) -> bool:
+        """Whether the wall time is spent."""
+        limit = self._budget.wall_seconds
+        return limit is not None and self._clock() - self._started >= limit
+
+    @property
+    def hopeless(self) -> bool:
+        """Whether many trials failed and none was ever measured: no recipe is to blame then."""
+        trials = self._ledger.trials()
+        failed = sum(trial.state is TrialState.FAILED for trial in trials)
+        return failed >= HOPELESS_FAILURES and not any(trial.measurements for trial in trials)
+
+    def next_trial(self) -> TrialRecord | Idle:
+        """The trial to start now: one that a dead driver left, else a newly drawn one."""
+        if self.out_of_time or self.hopeless:
+            return Idle.FINISHED
+        if self._generation and len(self._ledger.trials()) % self._generation:
+            self._draw_rest_of_generation()
+        if not self._waiting:
+            idle = self._draw()
+            if idle is not None:
+                return idle
+        trial_id = self._waiting.popleft()
+        self._live.add(trial_id)
+        if trial_id in self._orphans:
+            self._orphans.remove(trial_id)
+            self._ledger.restarted(trial_id, reason="the driver was started again")
+        return self._ledger.trial(trial_id)
+
+    def report(
+        self,
+        trial_id: str,
+        *,
+        outcome: Outcome,
+        measurement: Measurement | None,
+        unmeasured_flops: float = 0.0,
+        reason: str | None = None,
+    ) -> Decision:
+        """Records what a trial reports; tells whether it goes on to its next rung."""
+        if measurement is not None:
+            self._ledger.measured(trial_id, measurement)
+            self._keeper.measured(trial_id, measurement.rung)
+        decision = self._decide(trial_id, outcome, measurement, unmeasured_flops, reason)
+        self._keeper.tidy()
+        return decision
+
+    def restarted(self, trial_id: str, *, reason: str) -> None:
+        """Records that a trial is set up again after a failure."""
+        self._ledger.restarted(trial_id, reason=reason)
+
+    def failed(self, trial_id: str, *, reason: str) -> None:
+        """Records that a trial failed more often than it may be retried."""
+        self._finish(trial_id, TrialState.FAILED, reason=reason)
+        self._keeper.tidy()
+
+    def _decide(
+        self,
+        trial_id: str,
+        outcome: Outcome,
+        measurement: Measurement | None,
+        unmeasured_flops: float,
+        reason: str | None,
+    ) -> Decision:
+        if outcome is not Outcome.RUNNING:
+            self._finish(
+                trial_id,
+                TrialState(outcome.value),
+                reason=reason,
+                unmeasured_flops=unmeasured_flops,
+            )
+            return Decision.STOP
+        assert measurement is not None  # a trial that goes on has measured
+        if self._race(trial_id, measurement) is Decision.STOP:
+            self._finish(
+                trial_id,
+                TrialState.HALVED,
+                reason=f"others were better at rung {measurement.rung}",
+            )
+            return Decision.STOP
+        if self.out_of_time:
+            self._live.discard(trial_id)
+            return Decision.STOP
+        return Decision.CONTINUE
+
+    def _finish(
+        self,
+        trial_id: str,
+        state: TrialState,
+        *,
+        reason: str | None,
+        unmeasured_flops: float = 0.0,
+    ) -> None:
+        self._ledger.finished(trial_id, state, reason=reason, unmeasured_flops=unmeasured_flops)
+        self._live.discard(trial_id)
+        self._sampler.tell(self._ledger.trial(trial_id))
+
+    def _race(self, trial_id: str, measurement: Measurement) -> Decision:
+        if self._halving is None:
+            return Decision.CONTINUE
+        errors = self._ledger.errors_at(measurement.rung)
+        if self._generation:
+            first = self._ledger.trial(trial_id).number // self._generation * self._generation
+            peers = [
+                error
+                for peer, error in errors.items()
+                if peer == trial_id or self._ledger.trial(peer).number < first
+            ]
+        else:
+            peers = list(errors.values())
+        return self._halving.decide(measurement.rung, measurement.val_error, peers)
+
+    def _draw(self) -> Idle | None:
+        """Queues the next recipe, or the next generation; tells why it could not."""
+        if self._generation and self._live:
+            return Idle.WAIT
+        drawn = self._draw_one()
+        if drawn is not None:
+            return drawn
+        if self._generation:
+            self._draw_rest_of_generation()
+        return None
+
+    def _draw_rest_of_generation(self) -> None:
+        assert self._generation is not None
+        while len(self._ledger.trials()) % self._generation and self._draw_one() is None:
+            pass
+
+    def _draw_one(self) -> Idle | None:
+        number = len(self._ledger.trials())
+        if self._budget.trials is not None and number >= self._budget.trials:
+            return Idle.FINISHED
+        room = self._uncommitted_flops()
+        if room is not None and room < self._levels[0]:
+            return Idle.WAIT if self._live or self._waiting else Idle.FINISHED
+        suggestion = self._sampler.ask(number, max_target_flops=room)
+        if suggestion is None:  # nothing in the space is that cheap
+            return Idle.WAIT if self._live or self._waiting else Idle.FINISHED
+        trial = TrialRecord(
+            trial_id=f"{number:05d}-{suggestion.recipe.recipe_id}",
+            number=number,
+            recipe=suggestion.recipe,
+            seed=derive_seed(self._seed, "trial", number),
+            suggested_at=self._clock(),
+            params=suggestion.params,
+            distributions=suggestion.distributions,
+        )
+        self._ledger.suggested(trial)
+        self._waiting.append(trial.trial_id)
+        return None
+
+    def _uncommitted_flops(self) -> float | None:
+        """What is left of the compute budget if every running trial spends all it aims at.
+
+        A trial's compute never exceeds its target, so a sweep never exceeds its budget, but by
+        what trials repeat after failures.
+        """
+        if self._budget.sweep_flops is None:
+            return None
+        open_trials = (self._ledger.trial(t) for t in (*self._live, *self._waiting))
+        committed = sum(
+            max(0.0, trial.recipe.target_flops - _spent(trial)) for trial in open_trials
+        )
+        return self._budget.sweep_flops - self._ledger.sweep_flops - committed
+
+
+def _spent(trial: TrialRecord) -> float:
+    return trial.measurements[-1].train_flops if trial.measurements else 0.0

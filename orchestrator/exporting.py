@@ -1,0 +1,41 @@
+"""Takes a frontier model out of a sweep."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from analysis.frontier import Frontier, FrontierPoint
+from analysis.table import frontier_of, read_measurements
+from orchestrator.card import model_card
+from orchestrator.config import SweepConfig, read_config
+from orchestrator.folder import SweepFolder
+from trainables.checkpoints import checkpoint_folder, complete_rungs
+from trainables.errors import InputError
+from trainables.export import export_model
+from trainables.images.tasks import inspect
+
+
+def export_point(
+    sweep: str, out: Path, *, choose: Callable[[Frontier], FrontierPoint]
+) -> FrontierPoint:
+    """Writes the model of the point that `choose` takes from the sweep's frontier into `out`.
+
+    `sweep` is a folder or a name. Raises `InputError` for a sweep that is not there, an `out` that
+    is not empty, and a point whose checkpoint is gone.
+    """
+    folder = SweepFolder.find(sweep)
+    config = read_config(SweepConfig, folder.config)
+    point = choose(frontier_of(read_measurements(folder.storage())))
+    trial_uri = f"{folder.trials_uri}/{point.trial_id}"
+    if point.rung not in complete_rungs(trial_uri):
+        raise InputError(
+            f"The checkpoint of trial {point.number} at rung {point.rung} is not in "
+            f"{folder.trials_uri}; run the sweep's command again to bring the folder in order."
+        )
+    export_model(
+        checkpoint_folder(trial_uri, point.rung),
+        out,
+        backbone=config.backbone.to_source(),
+        class_names=inspect(config.task.to_source()).class_names,
+        card=model_card(point, config),
+    )
+    return point

@@ -1,0 +1,124 @@
+"""A sweep's folder: what lies where, and that one driver at a time works in it."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from filelock import FileLock, Timeout
+from pyarrow import fs
+
+from trainables.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepFolder:
+    """Where everything of one sweep lies."""
+
+    root: Path
+    """The sweep's folder on the driver's machine."""
+    uri: str
+    """Where journal, tables and checkpoints lie: the folder itself, or a shared store."""
+
+    @classmethod
+    def at(cls, root: Path, *, uri: str | None = None) -> "SweepFolder":
+        return cls(root=root, uri=uri.rstrip("/") if uri else root.resolve().as_uri())
+
+    @classmethod
+    def find(cls, sweep: str) -> "SweepFolder":
+        """The sweep at a path, or of a name under `./runs`; `InputError` when there is none."""
+        for root in (Path(sweep).expanduser(), Path("runs") / sweep):
+            if (root / "sweep.yaml").is_file():
+                return cls.at(root.resolve(), uri=_stored_uri(root / "sweep.yaml"))
+        runs = sorted(p.parent.name for p in Path("runs").glob("*/sweep.yaml"))
+        known = f"; under ./runs there are {', '.join(runs)}" if runs else ""
+        raise InputError(
+            f"{sweep!r} is no sweep: neither it nor ./runs/{sweep} holds a sweep.yaml{known}."
+        )
+
+    @property
+    def config(self) -> Path:
+        """The config as resolved."""
+        return self.root / "sweep.yaml"
+
+    @property
+    def study(self) -> Path:
+        """The Optuna study's journal."""
+        return self.root / "optuna.journal"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report.html"
+
+    @property
+    def artifacts(self) -> Path:
+        """MLflow's artifacts when it is embedded."""
+        return self.root / "artifacts"
+
+    @property
+    def tracking_uri(self) -> str:
+        """MLflow's database when it is embedded."""
+        return f"sqlite:///{self.root / 'mlflow.db'}"
+
+    @property
+    def tune(self) -> Path:
+        """Tune's snapshots of the running session, never restored and removed at its end."""
+        return self.root / ".tune"
+
+    @property
+    def exports(self) -> Path:
+        """The frontier's models on their way to MLflow."""
+        return self.root / ".exports"
+
+    @property
+    def trials_uri(self) -> str:
+        """The trials' checkpoints."""
+        return f"{self.uri}/trials"
+
+    def storage(self) -> fs.FileSystem:
+        """A filesystem rooted where the journal and the tables lie."""
+        base, path = fs.FileSystem.from_uri(self.uri)
+        base.create_dir(path, recursive=True)
+        return fs.SubTreeFileSystem(path, base)
+
+    def clear(self) -> None:
+        """Removes everything of the sweep, its driver's lock excepted."""
+        storage = self.storage()
+        storage.delete_dir_contents("")
+        for path in self.root.iterdir() if self.root.exists() else ():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path != self._lock:
+                path.unlink()
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the folder for one driver; `InputError` when another holds it.
+
+        The lock is the operating system's, so a killed driver leaves none behind.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self._lock)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise InputError(
+                f"Another driver is running the sweep in {self.root}; wait for it or stop it, "
+                "or give this sweep another name."
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    @property
+    def _lock(self) -> Path:
+        return self.root / ".driver.lock"
+
+
+def _stored_uri(config: Path) -> str | None:
+    storage = yaml.safe_load(config.read_text()).get("storage") or {}
+    uri: str | None = storage.get("uri")
+    return uri

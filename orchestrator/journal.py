@@ -1,0 +1,81 @@
+"""The journal: the sweep's own durable record, from which every other view can be rebuilt.
+
+A folder of JSON-lines segments, one more for each driver that opened it. On a local disk events
+are appended and synced; on an object store, which cannot append, the open segment is written
+again whole, and a new one is begun before it grows large.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from pyarrow import fs
+
+Event = dict[str, Any]
+
+_REWRITTEN_SEGMENT_EVENTS = 200
+
+
+class Journal:
+    """Append-only events under `folder` of a filesystem. One writer; the caller sees to that."""
+
+    def __init__(self, filesystem: fs.FileSystem, folder: str) -> None:
+        self._filesystem = filesystem
+        self._folder = folder
+        self._local: BinaryIO | None = None
+        self._lines: list[bytes] = []
+        self._segment = 0
+        filesystem.create_dir(folder, recursive=True)
+
+    def events(self) -> Iterator[Event]:
+        """All events in order. A last line torn by a killed writer was never acted on: skipped."""
+        for path in self._segments():
+            with self._filesystem.open_input_stream(path) as stream:
+                *whole, _torn = stream.read().split(b"\n")
+            for line in whole:
+                yield json.loads(line)
+
+    def append(self, event: Mapping[str, Any]) -> None:
+        """Returns once the event will survive the death of this process and of its machine."""
+        line = json.dumps(event).encode() + b"\n"
+        if not self._segment:
+            self._begin_segment()
+        if self._local is not None:
+            self._local.write(line)
+            self._local.flush()
+            os.fsync(self._local.fileno())
+            return
+        self._lines.append(line)
+        with self._filesystem.open_output_stream(self._path(self._segment)) as stream:
+            stream.write(b"".join(self._lines))
+        if len(self._lines) == _REWRITTEN_SEGMENT_EVENTS:
+            self._begin_segment()
+
+    def close(self) -> None:
+        """Releases the open segment; appending again begins a new one."""
+        if self._local is not None:
+            self._local.close()
+        self._local, self._lines, self._segment = None, [], 0
+
+    def _begin_segment(self) -> None:
+        taken = [int(Path(path).stem.removeprefix("segment-")) for path in self._segments()]
+        self._segment = max(taken, default=0) + 1
+        self._lines = []
+        local = _local_path(self._filesystem, self._path(self._segment))
+        if local is not None:
+            self._local = local.open("xb")
+
+    def _segments(self) -> list[str]:
+        found = self._filesystem.get_file_info(fs.FileSelector(self._folder))
+        return sorted(info.path for info in found if info.base_name.startswith("segment-"))
+
+    def _path(self, segment: int) -> str:
+        return f"{self._folder}/segment-{segment:06d}.jsonl"
+
+
+def _local_path(filesystem: fs.FileSystem, path: str) -> Path | None:
+    if isinstance(filesystem, fs.SubTreeFileSystem):
+        return _local_path(filesystem.base_fs, f"{filesystem.base_path.rstrip('/')}/{path}")
+    return Path(path) if isinstance(filesystem, fs.LocalFileSystem) else None

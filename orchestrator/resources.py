@@ -1,0 +1,72 @@
+"""What the cluster has, what a trial takes, and where a node keeps its images."""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from orchestrator.config import ResourcesConfig
+from trainables.errors import InputError
+
+_OBJECT_STORE_BYTES = 128 << 20
+"""For local Ray: a sweep sends recipes and reports, images travel by memory map."""
+
+
+def connect(address: str | None) -> bool:
+    """Joins the cluster at `address`, or starts Ray on this machine; False if it was there already.
+
+    `RAY_ADDRESS`, which Ray sets inside a job, counts as an address. Raises `InputError` when the
+    cluster cannot be reached.
+    """
+    if ray.is_initialized():
+        return False
+    # Ray asks for a choice about what it hides from tasks without GPUs: hide nothing anew.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
+    address = address or os.environ.get("RAY_ADDRESS")
+    if address is None:
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            object_store_memory=_OBJECT_STORE_BYTES,
+            **quiet,
+        )
+        return True
+    try:
+        ray.init(address=address, **quiet)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"No Ray cluster can be reached at {address!r} ({reason}); start one with `ray up` or "
+            "`ray start --head`, or leave the address out to run on this machine."
+        ) from error
+    return True
+
+
+def concurrent_trials(resources: ResourcesConfig) -> int:
+    """How many trials may run side by side: as the config says, else as many as now fit.
+
+    Raises `InputError` when not one fits.
+    """
+    if resources.concurrent is not None:
+        return resources.concurrent
+    held = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    fits = int(held.get("CPU", 0)) // resources.cpus
+    if resources.gpus:
+        fits = min(fits, int(held.get("GPU", 0) / resources.gpus))
+    if fits < 1:
+        raise InputError(
+            f"A trial takes {resources.cpus} CPUs and {resources.gpus:g} GPUs and the cluster has "
+            f"{held.get('CPU', 0):g} and {held.get('GPU', 0):g}; lower resources.cpus or "
+            "resources.gpus, or set resources.concurrent for a cluster that grows."
+        )
+    return fits
+
+
+def image_cache(cache: str | None) -> Path:
+    """Where every node keeps decoded images: the config's folder, else a user's own under tmp."""
+    if cache is not None:
+        return Path(cache).expanduser()
+    return Path(tempfile.gettempdir()) / f"prunetune-{os.getuid()}" / "images"

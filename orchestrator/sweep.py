@@ -1,0 +1,281 @@
+"""A sweep from its config to its frontier."""
+
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import ray
+from ray import tune
+from rich.console import Console
+
+from analysis.frontier import Frontier, FrontierPoint
+from analysis.plots import plot_frontier, save
+from analysis.report import write_report
+from analysis.table import read_measurements
+from orchestrator.card import model_card
+from orchestrator.config import SweepConfig, read_config, to_yaml
+from orchestrator.doctor import Examination, tracker_for
+from orchestrator.driver import Budget, Driver
+from orchestrator.folder import SweepFolder
+from orchestrator.halving import Halving
+from orchestrator.journal import Journal
+from orchestrator.ledger import Ledger
+from orchestrator.progress import Progress
+from orchestrator.resources import concurrent_trials, connect, image_cache
+from orchestrator.retention import CheckpointKeeper
+from orchestrator.searcher import FrontierSampler
+from orchestrator.tables import TableWriter
+from orchestrator.tracking import Snapshot, Tracker
+from orchestrator.tune_adapters import DriverCallback, DriverScheduler, DriverSearcher
+from trainables.checkpoints import checkpoint_folder
+from trainables.errors import InputError
+from trainables.export import export_model
+from trainables.trial import TransferTrial, TrialSetting, measure_test_error
+
+CATCH_UP_SECONDS = 60.0
+"""How long the end of a sweep waits for a tracking server that is away."""
+FIXED = ("seed", "task", "backbone", "space")
+"""Parts of the config that may not change over a sweep's life."""
+
+
+class Sweep:
+    """The trials run to find one task's frontier.
+
+    `run` starts it, resumes it, or, if the budget was raised since, extends it.
+    """
+
+    def __init__(self, config: SweepConfig, *, console: Console | None = None) -> None:
+        self._config = config
+        self._folder = SweepFolder.at(config.folder, uri=config.storage.uri)
+        self._console = console or Console(quiet=True)
+        self._over = False
+
+    def run(self, *, fresh: bool = False) -> Frontier:
+        """Runs until the budget is spent and returns the frontier; `fresh` starts over.
+
+        Raises `InputError` for a config that cannot work, before any trial starts.
+        """
+        with self._folder.locked():
+            if fresh:
+                self._folder.clear()
+            self._check_unchanged()
+            self._console.print("[dim]checking the config …[/]")
+            examination = Examination(self._config)
+            examination.run()
+            self._folder.config.write_text(to_yaml(self._config))
+            started_ray = connect(self._config.ray.address)
+            try:
+                return self._run(examination)
+            finally:
+                if started_ray:
+                    ray.shutdown()
+
+    def _run(self, examination: Examination) -> Frontier:
+        config, folder = self._config, self._folder
+        levels = config.rungs.levels()
+        storage = folder.storage()
+        journal = Journal(storage, "journal")
+        ledger = Ledger(journal)
+        ledger.open(sweep_id=ledger.sweep_id or f"{config.name}-{secrets.token_hex(4)}")
+        assert ledger.sweep_id is not None
+        sampler = FrontierSampler(
+            study_path=folder.study,
+            sweep_id=ledger.sweep_id,
+            space=examination.space,
+            ranges=config.space.ranges,
+            problem=examination.problem,
+            seed=config.seed,
+            startup_trials=config.search.startup_trials,
+        )
+        sampler.reconcile(ledger.trials())
+        keeper = CheckpointKeeper(ledger, folder.trials_uri)
+        keeper.tidy()
+        budget = Budget(
+            trials=config.budget.trials,
+            sweep_flops=config.budget.sweep_flops,
+            wall_seconds=config.budget.wall_time,
+        )
+        driver = Driver(
+            ledger=ledger,
+            sampler=sampler,
+            halving=self._halving(),
+            keeper=keeper,
+            budget=budget,
+            levels=levels,
+            seed=config.seed,
+            generation=config.search.generation,
+        )
+        setting = self._setting()
+        tracker = tracker_for(config, folder)
+        tracker.start(lambda: self._snapshot(ledger))
+        tables = TableWriter(ledger, storage)
+        tables.start()
+        progress = Progress(
+            ledger,
+            name=config.name,
+            budget=budget,
+            reference_flops=levels[-1],
+            console=self._console,
+        )
+        try:
+            with progress:
+                self._tune(driver, setting, on_step=progress.update)
+            if driver.hopeless:
+                reasons = {trial.reason for trial in ledger.trials() if trial.reason}
+                raise InputError(
+                    f"Every trial failed, the last with {sorted(reasons)[-1]}; mend the cause "
+                    "and run the same command with --fresh."
+                )
+            if all(trial.finished for trial in ledger.trials()):
+                self._test_frontier(ledger, setting)
+                self._over = True
+            tables.write()
+            self._write_views(ledger, tracker, examination.summary.class_names)
+        finally:
+            tables.close()
+            caught_up = tracker.close(timeout_seconds=CATCH_UP_SECONDS)
+            shutil.rmtree(folder.exports, ignore_errors=True)
+            journal.close()
+        if not caught_up:
+            self._console.print(
+                "[yellow]MLflow is not up to date; the same command will catch up.[/]"
+            )
+        return ledger.frontier
+
+    def _check_unchanged(self) -> None:
+        """Refuses to go on with a sweep under another task, backbone, space, seed or grid."""
+        if not self._folder.config.is_file():
+            return
+        before = read_config(SweepConfig, self._folder.config)
+        mend = "run with --fresh to start over, or choose another name"
+        for part in FIXED:
+            if getattr(before, part) != getattr(self._config, part):
+                raise InputError(
+                    f"The sweep in {self._folder.root} was started with another {part}; {mend}."
+                )
+        levels, had = self._config.rungs.levels(), before.rungs.levels()
+        if levels[: len(had)] != had:
+            raise InputError(
+                f"The sweep in {self._folder.root} was started with other rungs, and only "
+                f"rungs.max_flops may be raised; {mend}."
+            )
+
+    def _halving(self) -> Halving | None:
+        search = self._config.search
+        if search.reduction_factor is None:
+            return None
+        return Halving(reduction_factor=search.reduction_factor, min_peers=search.min_peers)
+
+    def _setting(self) -> TrialSetting:
+        return TrialSetting(
+            backbone=self._config.backbone.to_source(),
+            task=self._config.task.to_source(),
+            store_resolution=self._config.task.resolution,
+            mirror=self._config.task.mirror,
+            levels=self._config.rungs.levels(),
+            cache=str(image_cache(self._config.storage.cache)),
+            trials_uri=self._folder.trials_uri,
+            threads=self._config.resources.cpus,
+        )
+
+    def _tune(self, driver: Driver, setting: TrialSetting, on_step: Callable[[], None]) -> None:
+        """Has Tune run trials until the driver has no more."""
+        resources = self._config.resources
+        concurrent = concurrent_trials(resources)
+        shutil.rmtree(self._folder.tune, ignore_errors=True)
+        with _environment(
+            # One result logger is enough, and Tune's write a file each and flush it per result.
+            TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
+            # A searcher of one's own would get one pending trial: a cluster could never grow.
+            TUNE_MAX_PENDING_TRIALS_PG=str(concurrent),
+            # Tune would print a warning about the ways of storing what is never restored.
+            RAY_AIR_NEW_OUTPUT="0",
+        ):
+            tuner = tune.Tuner(
+                tune.with_resources(TransferTrial, {"CPU": resources.cpus, "GPU": resources.gpus}),
+                tune_config=tune.TuneConfig(
+                    search_alg=DriverSearcher(driver, setting.to_dict()),
+                    scheduler=DriverScheduler(driver),
+                    num_samples=-1,
+                    max_concurrent_trials=concurrent,
+                    reuse_actors=True,
+                ),
+                run_config=tune.RunConfig(
+                    name="session",
+                    storage_path=str(self._folder.tune),
+                    failure_config=tune.FailureConfig(max_failures=resources.max_failures),
+                    callbacks=[DriverCallback(driver, on_step)],
+                    verbose=0,
+                ),
+            )
+            tuner.fit()
+        shutil.rmtree(self._folder.tune, ignore_errors=True)
+
+    def _test_frontier(self, ledger: Ledger, setting: TrialSetting) -> None:
+        """Measures the test error of the frontier's points that lack one, on the cluster."""
+        resources = self._config.resources
+        remote = ray.remote(measure_test_error).options(
+            num_cpus=resources.cpus, num_gpus=resources.gpus
+        )
+        untested = [point for point in ledger.frontier.points if point.test_error is None]
+        errors = ray.get(
+            [remote.remote(setting.to_dict(), self._checkpoint(point)) for point in untested]
+        )
+        for point, error in zip(untested, errors, strict=True):
+            ledger.tested(point.trial_id, point.rung, test_error=error)
+
+    def _write_views(self, ledger: Ledger, tracker: Tracker, class_names: tuple[str, ...]) -> None:
+        """The report, the figure and the frontier's models, in the folder and in MLflow."""
+        if not ledger.frontier.points:
+            return
+        write_report(self._folder.root, self._folder.report)
+        figure = self._folder.root / "frontier.png"
+        save(plot_frontier(read_measurements(self._folder.root)), figure)
+        tracker.attach_files(self._folder.report, figure)
+        shutil.rmtree(self._folder.exports, ignore_errors=True)
+        for point in ledger.frontier.points:
+            folder = self._folder.exports / f"{point.trial_id}-rung-{point.rung}"
+            export_model(
+                self._checkpoint(point),
+                folder,
+                backbone=self._config.backbone.to_source(),
+                class_names=class_names,
+                card=model_card(point, self._config),
+            )
+            tracker.attach_model(point, folder)
+
+    def _checkpoint(self, point: FrontierPoint) -> str:
+        return checkpoint_folder(f"{self._folder.trials_uri}/{point.trial_id}", point.rung)
+
+    def _snapshot(self, ledger: Ledger) -> Snapshot:
+        trials, frontier = ledger.trials_and_frontier()
+        assert ledger.sweep_id is not None
+        reference = self._config.rungs.levels()[-1]
+        return Snapshot(
+            sweep_id=ledger.sweep_id,
+            name=self._config.name,
+            config=self._config.model_dump(mode="json"),
+            trials=trials,
+            frontier=frontier,
+            sweep_flops=ledger.sweep_flops,
+            hypervolume=frontier.hypervolume(reference_flops=reference),
+            elapsed_seconds=ledger.elapsed_seconds,
+            finished=self._over and all(trial.finished for trial in trials),
+        )
+
+
+@contextmanager
+def _environment(**variables: str) -> Iterator[None]:
+    """Sets what Tune reads from the environment, for as long as Tune runs."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

@@ -1,0 +1,117 @@
+"""Draws: a search space run once, or often enough to know its parameters and its faults."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, RandomSampler
+
+from search_spaces.problem import Problem
+from search_spaces.ranges import InvalidRangeError, RangedTrial, Ranges
+from search_spaces.recipe import InvalidRecipeError, Recipe
+from search_spaces.space import InvalidSpaceError, Space
+
+_DRY_RUNS = 64
+"""Enough to meet, with 99 % probability, a parameter that one draw in fourteen asks for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draw:
+    """One recipe and how the sampler came to it."""
+
+    recipe: Recipe
+    names: tuple[str, ...]
+    """Every parameter the space asked for, the fixed ones included, in order."""
+    params: Mapping[str, Any]
+    """The values the sampler chose; what the ranges fix is not among them."""
+    distributions: Mapping[str, BaseDistribution]
+    """What each of them was chosen from."""
+
+
+def draw(
+    space: Space, ranges: Ranges, problem: Problem, sampler: BaseSampler, *, clip: bool = False
+) -> Draw:
+    """Runs `space` once on a throw-away Optuna trial whose values come from `sampler`.
+
+    `clip` is `RangedTrial`'s. Raises `InvalidRangeError` (a range does not fit its parameter),
+    `InvalidRecipeError` (the values make no recipe) and `InvalidSpaceError` (the space raised
+    something else, or returned no recipe).
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # a line for every study it makes
+    trial = optuna.create_study(sampler=sampler).ask()
+    ranged = RangedTrial(trial, ranges, clip=clip)
+    try:
+        recipe: object = space(ranged, problem)
+    except (InvalidRangeError, InvalidRecipeError):
+        raise
+    except Exception as error:  # whatever a user's function does
+        raise InvalidSpaceError(
+            f"The search space {_name(space)} raised {type(error).__name__}: {error}, "
+            f"{_at(trial.params)}; mend the function."
+        ) from error
+    if not isinstance(recipe, Recipe):
+        raise InvalidSpaceError(
+            f"The search space {_name(space)} returned {recipe!r}; it must return a Recipe."
+        )
+    return Draw(
+        recipe=recipe,
+        names=ranged.names,
+        params=trial.params,
+        distributions=trial.distributions,
+    )
+
+
+def check_space(space: Space, ranges: Ranges, problem: Problem) -> tuple[str, ...]:
+    """The names of the space's parameters, after a dry run that found nothing wrong.
+
+    Random draws (their seeds fixed) look for ranges that do not fit, names that the space never
+    asks for, fixed values that the space makes something else of, and a space that raises or
+    returns no recipe. A parameter or a fault that almost no draw meets stays unseen.
+
+    Raises what `draw` raises.
+    """
+    names: dict[str, None] = {}
+    for seed in range(_DRY_RUNS):
+        drawn = draw(space, ranges, problem, RandomSampler(seed=seed))
+        names.update(dict.fromkeys(drawn.names))
+        _check_fixed(drawn, ranges)
+    for name in ranges:
+        if name not in names:
+            raise InvalidRangeError(_unknown(str(name), tuple(names)))
+    return tuple(names)
+
+
+def _check_fixed(drawn: Draw, ranges: Ranges) -> None:
+    """A value fixed by name must reach the recipe's field of that name unchanged."""
+    fields = drawn.recipe.flat()
+    for name in drawn.names:
+        wanted = ranges.get(name)
+        if name not in fields or not isinstance(wanted, bool | int | float):
+            continue
+        if fields[name] != wanted:
+            raise InvalidRangeError(
+                f"ranges.{name}={wanted!r} cannot be had: the search space makes "
+                f"{fields[name]!r} of it; write {fields[name]!r} or another value it keeps."
+            )
+
+
+def _unknown(name: str, known: tuple[str, ...]) -> str:
+    close = get_close_matches(name, known, n=1)
+    mend = f"did you mean {close[0]}?" if close else "leave it out."
+    return (
+        f"ranges.{name} names no parameter of the search space, which has "
+        f"{', '.join(known) or 'none'}; {mend}"
+    )
+
+
+def _name(space: Space) -> str:
+    return getattr(space, "__qualname__", repr(space))
+
+
+def _at(params: Mapping[str, Any]) -> str:
+    """Where a space was when it raised."""
+    values = ", ".join(f"{name}={value!r}" for name, value in params.items())
+    return f"at {values}" if values else "before it asked for a searched parameter"

@@ -1,0 +1,85 @@
+"""The search space of zero-shot filter pruning followed by finetuning."""
+
+from math import floor, log2
+
+from search_spaces.problem import Problem
+from search_spaces.recipe import Recipe
+from search_spaces.space import Trial
+
+
+def filter_pruning(trial: Trial, problem: Problem) -> Recipe:
+    """Prune the pretrained backbone's filters once, then finetune what is left.
+
+    After "Towards Compute-Optimal Transfer Learning" (arXiv 2304.13164): filters go *before* any
+    finetuning, so that every training step is cheaper. Optimiser: SGD with Nesterov momentum.
+
+    =================  ============================  ==========================================
+    parameter          range                         source
+    =================  ============================  ==========================================
+    pruning_ratio      0, 0.05, ... 0.95             share of the filters that go; 0 is dense,
+                                                     which one random draw in 20 tries
+    criterion          l1, l2, random                weight magnitude as in the paper; the rest
+                                                     as controls (ours)
+    width_rule         inner, all                    inner keeps the size of the representation
+                                                     as in the paper; all shrinks it too (ours)
+    scope              layer, global                 where filters are ranked (ours)
+    learning_rate      1e-4 - 1e-1, log              Nevis'22 (arXiv 2211.11747)
+    weight_decay       1e-6 - 1e-2, log              around 1e-4 of Nevis'22
+    batch_size         powers of two, log            two octaves around Nevis'22's rule
+    label_smoothing    0 - 0.3                       Nevis'22
+    layer_decay        0.5 - 1                       ours
+    trainable_depth    0, 0.25, ... 1                ours: from the head alone to everything
+    resolution         1/2, 3/4, 1 of the native     pixels; at least 16 (ours)
+    augmentation       0 - 1                         ours
+    target_rung        every rung                    index of the compute aimed at
+    =================  ============================  ==========================================
+    """
+    low_batch, high_batch = _batch_sizes(problem.train_images)
+    low_side, side_step = _resolutions(problem.native_resolution)
+    return Recipe(
+        method="filter_pruning",
+        settings={
+            "pruning_ratio": trial.suggest_float("pruning_ratio", 0.0, 0.95, step=0.05),
+            "criterion": trial.suggest_categorical("criterion", ("l1", "l2", "random")),
+            "width_rule": trial.suggest_categorical("width_rule", ("inner", "all")),
+            "scope": trial.suggest_categorical("scope", ("layer", "global")),
+        },
+        learning_rate=trial.suggest_float("learning_rate", 1e-4, 1e-1, log=True),
+        weight_decay=trial.suggest_float("weight_decay", 1e-6, 1e-2, log=True),
+        batch_size=_power_of_two(trial.suggest_int("batch_size", low_batch, high_batch, log=True)),
+        label_smoothing=trial.suggest_float("label_smoothing", 0.0, 0.3),
+        layer_decay=trial.suggest_float("layer_decay", 0.5, 1.0),
+        trainable_depth=trial.suggest_float("trainable_depth", 0.0, 1.0, step=0.25),
+        resolution=trial.suggest_int(
+            "resolution", low_side, problem.native_resolution, step=side_step
+        ),
+        augmentation=trial.suggest_float("augmentation", 0.0, 1.0),
+        target_flops=problem.rungs[trial.suggest_int("target_rung", 0, len(problem.rungs) - 1)],
+    )
+
+
+def _batch_sizes(train_images: int) -> tuple[int, int]:
+    """Smallest and largest batch, both powers of two.
+
+    Nevis'22 takes min(512, max(16, 2^floor(log2(0.0025 N)))) for N training images. Here a quarter
+    to four times that, within 16-128 or up to the rule itself, and never more than N.
+    """
+    centre = min(512, max(16, 2 ** floor(log2(max(1.0, 0.0025 * train_images)))))
+    most = 2 ** floor(log2(train_images))
+    low, high = max(16, centre // 4), max(centre, min(4 * centre, 128))
+    return min(low, most), min(high, most)
+
+
+def _power_of_two(size: int) -> int:
+    """The nearest power of two by ratio: batches keep their order and few distinct shapes run."""
+    return int(2 ** round(log2(size)))
+
+
+def _resolutions(native: int) -> tuple[int, int]:
+    """Smallest side and the step to the native one: halves, three quarters, the whole.
+
+    The step is a multiple of 8 pixels, so that the sides are wherever the native one is.
+    """
+    step = 8 * max(1, round(native / 32))
+    steps = max((n for n in (1, 2) if native - n * step >= 16), default=0)
+    return native - steps * step, step

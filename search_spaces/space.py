@@ -1,0 +1,91 @@
+"""What a search space is, and how one is found by its name."""
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Sequence
+from inspect import isfunction
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Protocol, cast
+
+from search_spaces.problem import Problem
+from search_spaces.recipe import Recipe
+
+
+class Trial(Protocol):
+    """What a search space may ask of a trial: the three questions of an `optuna.Trial`."""
+
+    def suggest_float(
+        self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
+    ) -> float:
+        """A number in [low, high], on the grid of `step` from `low`, or on a log scale."""
+
+    def suggest_int(
+        self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
+    ) -> int:
+        """A whole number in [low, high], on the grid of `step` from `low`, or on a log scale."""
+
+    def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
+        """One of `choices`, which have no order."""
+
+
+Space = Callable[[Trial, Problem], Recipe]
+"""A search space: asks the trial for values and returns the recipe they make."""
+
+
+class InvalidSpaceError(ValueError):
+    """A search space cannot be found, raises, or returns something else than a recipe."""
+
+
+def load_space(name: str) -> Space:
+    """The search space called `name`.
+
+    Either a built-in, which is a file of this room with a function of the same name
+    (`filter_pruning`), or `module:function`, a function of the user's own that Python can import.
+    Raises `InvalidSpaceError`.
+    """
+    if ":" in name:
+        return _users_own(name)
+    if name not in _module_names() or (space := _namesake(name)) is None:
+        raise InvalidSpaceError(
+            f"search space {name!r} does not exist; name a built-in ({', '.join(_built_in())}) "
+            "or a function of your own as module:function."
+        )
+    return space
+
+
+def _users_own(name: str) -> Space:
+    module_name, _, function_name = name.partition(":")
+    if not module_name or not function_name:
+        raise InvalidSpaceError(
+            f"search space {name!r} must read module:function, for example my_spaces:narrow."
+        )
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # whatever a user's module does while it is imported
+        raise InvalidSpaceError(
+            f"search space {name!r} cannot be imported ({type(error).__name__}: {error}); "
+            "mend the module, or put its folder on PYTHONPATH."
+        ) from error
+    space = getattr(module, function_name, None)
+    if not callable(space):
+        raise InvalidSpaceError(
+            f"search space {name!r} must be a function, but {module_name} has no function "
+            f"{function_name!r}; define it as {function_name}(trial, problem) -> Recipe."
+        )
+    return cast(Space, space)
+
+
+def _built_in() -> list[str]:
+    return [name for name in _module_names() if _namesake(name) is not None]
+
+
+def _module_names() -> list[str]:
+    return sorted(module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)]))
+
+
+def _namesake(name: str) -> Space | None:
+    """The function `name` of this room's file `name`, where there is one."""
+    module: ModuleType = importlib.import_module(f"{__package__}.{name}")
+    function = getattr(module, name, None)
+    return cast(Space, function) if isfunction(function) else None

@@ -1,0 +1,191 @@
+"""The FLOP meter: what an image costs in a forward pass and in a training step.
+
+One multiply-accumulate is 2 FLOPs. Convolutions, matrix products and attention count, elementwise
+work does not. A training step costs the sum over layers of
+
+    forward × (1 + [its input needs a gradient] + [its weight needs a gradient])
+
+which is never assumed to be 3 × forward: the real forward and backward are traced on the meta
+device, where tensors have shapes but no values.
+"""
+
+import copy
+import itertools
+import math
+from collections import OrderedDict
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from trainables.errors import InputError
+
+_CACHED_STRUCTURES = 256
+_BATCH = 2  # one image at 1 × 1 pixels would leave a norm in train mode without a variance
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepCost:
+    """FLOPs of one image; multiply by the number of images, for cost is linear in the batch."""
+
+    forward_flops: float
+    """One forward pass in eval mode: inference, validation, a repair pass."""
+    train_flops: float
+    """Forward and backward of a training step with the gradients that are switched on."""
+
+    @property
+    def inference_flops(self) -> float:
+        """The same as `forward_flops`, under the name measurements use."""
+        return self.forward_flops
+
+
+def count_flops(model: nn.Module, *, resolution: int, channels: int = 3) -> StepCost:
+    """FLOPs of one image of `channels` × `resolution` × `resolution` through `model`.
+
+    `requires_grad` decides what the step costs, so freeze first and count then. The model is
+    copied without its values and never run, changed or moved. The training step is counted in
+    train mode except for the norms, whose work is not counted in either mode. Equal structures
+    are counted once per process; structures are equal when modules, their plain attributes,
+    shapes and `requires_grad` are. Raises `InputError` where the model cannot be traced.
+    """
+    if resolution < 1 or channels < 1:
+        raise InputError(
+            f"resolution={resolution} and channels={channels} must both be at least 1; "
+            "give the size of the images the model will see."
+        )
+    key = _structure(model, resolution=resolution, channels=channels)
+    if key in _counted:
+        _counted.move_to_end(key)
+        return _counted[key]
+    cost = _trace(model, resolution=resolution, channels=channels)
+    _counted[key] = cost
+    if len(_counted) > _CACHED_STRUCTURES:
+        _counted.popitem(last=False)
+    return cost
+
+
+def meta_copy(model: nn.Module) -> nn.Module:
+    """A deep copy on the meta device: same modules, shapes and `requires_grad`, no values.
+
+    Parameters and buffers are not copied on the way, so the memory needed is that of the modules.
+    """
+    memo: dict[int, Any] = {}
+    for tensor in itertools.chain(model.parameters(), model.buffers()):
+        empty = torch.empty_like(tensor, device="meta", requires_grad=False)
+        memo[id(tensor)] = (
+            nn.Parameter(empty, requires_grad=tensor.requires_grad)
+            if isinstance(tensor, nn.Parameter)
+            else empty
+        )
+    return copy.deepcopy(model, memo)
+
+
+def float_dtype(model: nn.Module) -> torch.dtype:
+    """The dtype of the first floating parameter, which the model's input must have too."""
+    dtypes = (p.dtype for p in model.parameters() if p.is_floating_point())
+    return next(dtypes, torch.get_default_dtype())
+
+
+def output_tensors(output: Any) -> Iterator[torch.Tensor]:
+    """Every tensor in a model's output, which may be a nest of tuples, lists and dicts."""
+    if isinstance(output, torch.Tensor):
+        yield output
+    elif isinstance(output, dict):
+        for value in output.values():
+            yield from output_tensors(value)
+    elif isinstance(output, list | tuple):
+        for value in output:
+            yield from output_tensors(value)
+
+
+_counted: OrderedDict[Hashable, StepCost] = OrderedDict()
+
+
+def _trace(model: nn.Module, *, resolution: int, channels: int) -> StepCost:
+    try:
+        with torch.inference_mode(mode=False), torch.enable_grad():
+            skeleton = meta_copy(model)
+            images = torch.empty(
+                (_BATCH, channels, resolution, resolution),
+                dtype=float_dtype(model),
+                device="meta",
+            )
+            skeleton.eval()
+            with _flop_counter() as counter, torch.no_grad():
+                skeleton(images)
+            forward_flops = counter.get_total_flops()
+            for module in skeleton.modules():
+                module.training = not _is_norm(module)
+            with _flop_counter() as counter:
+                outputs = [t for t in output_tensors(skeleton(images)) if t.requires_grad]
+                if outputs:
+                    torch.autograd.backward(outputs, [torch.ones_like(t) for t in outputs])
+            train_flops = counter.get_total_flops()
+    except Exception as error:  # whatever a user's forward may raise
+        raise InputError(
+            f"The FLOPs of {type(model).__name__} at {resolution} pixels cannot be counted: "
+            f"{type(error).__name__}: {error}; a model must run on tensors that have shapes but "
+            "no values (device 'meta'), so it must not read values or hold tensors that are "
+            "neither parameters nor buffers."
+        ) from error
+    return StepCost(forward_flops=forward_flops / _BATCH, train_flops=train_flops / _BATCH)
+
+
+def _flop_counter() -> FlopCounterMode:
+    formulas = {torch.ops.aten.convolution_backward: _convolution_backward_flops}
+    return FlopCounterMode(display=False, custom_mapping=formulas)
+
+
+def _convolution_backward_flops(
+    grad_out_shape: Sequence[int],
+    x_shape: Sequence[int],
+    w_shape: Sequence[int],
+    _bias: object,
+    _stride: object,
+    _padding: object,
+    _dilation: object,
+    transposed: bool,  # noqa: FBT001  # the operator's own signature
+    _output_padding: object,
+    _groups: int,
+    output_mask: Sequence[bool],
+    **_kwargs: object,
+) -> int:
+    """One forward's FLOPs for each of the two gradients (input, weight) that are asked for.
+
+    Replaces PyTorch's formula (2.13 to 2.15), which counts the weight gradient of grouped
+    convolutions `groups` times over. `w_shape` holds channels per group already, so that no
+    factor for groups is needed.
+    """
+    places = x_shape[2:] if transposed else grad_out_shape[2:]
+    forward = 2 * x_shape[0] * math.prod(places) * math.prod(w_shape)
+    return forward * (bool(output_mask[0]) + bool(output_mask[1]))
+
+
+def _is_norm(module: nn.Module) -> bool:
+    return isinstance(
+        module,
+        nn.modules.batchnorm._NormBase,  # batch, instance and synchronised norms
+    )
+
+
+def _structure(model: nn.Module, *, resolution: int, channels: int) -> Hashable:
+    """What FLOPs depend on. Shapes alone would confuse models that differ in their strides."""
+    modules = tuple(
+        (name, type(module), _plain_attributes(module)) for name, module in model.named_modules()
+    )
+    tensors = tuple(
+        (name, tuple(tensor.shape), tensor.dtype, tensor.requires_grad)
+        for name, tensor in itertools.chain(model.named_parameters(), model.named_buffers())
+    )
+    return modules, tensors, resolution, channels
+
+
+def _plain_attributes(module: nn.Module) -> tuple[str, ...]:
+    return tuple(
+        f"{name}={value!r}"
+        for name, value in sorted(vars(module).items())
+        if name != "training" and isinstance(value, bool | int | float | str | tuple | list)
+    )

@@ -1,0 +1,170 @@
+"""Exported models: a folder with safetensors, a recipe and a card, loaded back in one call."""
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from search_spaces.recipe import Recipe
+from trainables import backbones
+from trainables.backbones import build, normalisation
+from trainables.checkpoints import load_checkpoint
+from trainables.errors import InputError
+from trainables.finetune import evaluate
+from trainables.images.augment import prepare
+from trainables.images.store import ImageStore
+from trainables.measurement import Measurement
+from trainables.method import MethodContext, load_method
+from trainables.sources import BackboneSource
+
+WEIGHTS_FILE = "model.safetensors"
+MODEL_FILE = "model.json"
+CARD_FILE = "README.md"
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class TransferredModel:
+    """A trained model with what is needed to use it."""
+
+    module: nn.Module
+    """Takes normalised images [B, 3, r, r], gives logits [B, classes]; in eval mode."""
+    class_names: tuple[str, ...]
+    """Names of the classes in order of the logits."""
+    resolution: int
+    """Side r of its input in pixels."""
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    recipe: Recipe
+    measurement: Measurement
+    """What it reached where it was measured."""
+
+    def inputs(self, images: Tensor) -> Tensor:
+        """Normalised input [B, 3, r, r] of uint8 images [B, 3, H, W]."""
+        return prepare(images, resolution=self.resolution, mean=self.mean, std=self.std)
+
+    @torch.inference_mode()
+    def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Class probabilities [B, classes] of RGB images [B, H, W, 3], uint8, cropped square."""
+        batch = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
+        probabilities: NDArray[np.float32] = self.module(self.inputs(batch)).softmax(1).numpy()
+        return probabilities
+
+
+def from_checkpoint(
+    uri: str, *, backbone: BackboneSource, class_names: Sequence[str]
+) -> TransferredModel:
+    """The model that a trial measured at the rung whose checkpoint lies at `uri`."""
+    tensors, state = load_checkpoint(uri, ("average",))
+    return _assemble(tensors["average"], state, backbone=backbone, class_names=class_names)
+
+
+def error_on_test(model: TransferredModel, store: ImageStore) -> float:
+    """The model's error (0-1) on the task's test split."""
+    error, _ = evaluate(model.module, store.splits["test"], model.inputs)
+    return error
+
+
+def export_model(
+    uri: str, folder: Path, *, backbone: BackboneSource, class_names: Sequence[str], card: str
+) -> TransferredModel:
+    """Writes the model of the checkpoint at `uri` into `folder`, which must be new or empty.
+
+    Holds `model.safetensors`, `model.json` (backbone, structure, recipe, classes, measurement:
+    all that `load_exported` needs) and `card` as README.md. No pickle. Raises `InputError` when
+    the folder holds other files.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise InputError(f"{folder} is not empty; export into a new folder.")
+    tensors, state = load_checkpoint(uri, ("average",))
+    model = _assemble(tensors["average"], state, backbone=backbone, class_names=class_names)
+    unfinished = folder.with_name(f".{folder.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    safetensors.torch.save_file(
+        {name: value.contiguous() for name, value in model.module.state_dict().items()},
+        unfinished / WEIGHTS_FILE,
+    )
+    description = {
+        "format": FORMAT,
+        "backbone": asdict(backbone) | {"weights": None},
+        "classes": list(class_names),
+        "mean": model.mean,
+        "std": model.std,
+        **{key: state[key] for key in ("recipe", "seed", "structure", "measurement")},
+    }
+    (unfinished / MODEL_FILE).write_text(json.dumps(description, indent=2) + "\n")
+    (unfinished / CARD_FILE).write_text(card)
+    if folder.exists():
+        folder.rmdir()
+    unfinished.rename(folder)
+    return model
+
+
+def load_exported(folder: Path | str) -> TransferredModel:
+    """The model that `export_model` wrote into `folder`, in any process.
+
+    Raises `InputError` when the folder holds no exported model.
+    """
+    folder = Path(folder)
+    if not (folder / MODEL_FILE).is_file():
+        raise InputError(f"{folder} holds no {MODEL_FILE}; give a folder that was exported to.")
+    state = json.loads((folder / MODEL_FILE).read_text())
+    if state["format"] != FORMAT:
+        raise InputError(
+            f"{folder} has format {state['format']} and this version reads {FORMAT}; "
+            "load it with the version that exported it."
+        )
+    return _assemble(
+        safetensors.torch.load_file(folder / WEIGHTS_FILE),
+        state,
+        backbone=BackboneSource(**state["backbone"]),
+        class_names=state["classes"],
+    )
+
+
+def _load_pyfunc(path: str) -> TransferredModel:
+    """MLflow's entry: `mlflow.pyfunc.load_model` calls this with the folder it downloaded."""
+    return load_exported(path)
+
+
+def _assemble(
+    weights: Mapping[str, Tensor],
+    state: Mapping[str, Any],
+    *,
+    backbone: BackboneSource,
+    class_names: Sequence[str],
+) -> TransferredModel:
+    recipe = Recipe.from_dict(state["recipe"])
+    module = build(backbone, num_classes=len(class_names))
+    mean, std = normalisation(backbone, module)
+    load_method(recipe.method).rebuild(
+        module,
+        state["structure"],
+        MethodContext(
+            settings=recipe.settings,
+            resolution=recipe.resolution,
+            head=backbones.classifier_name(module),
+            seed=state["seed"],
+            calibration=lambda _: iter(()),
+            forward_flops=lambda: 0.0,
+        ),
+    )
+    module.load_state_dict(dict(weights))
+    return TransferredModel(
+        module=module.eval().requires_grad_(requires_grad=False),
+        class_names=tuple(class_names),
+        resolution=recipe.resolution,
+        mean=mean,
+        std=std,
+        recipe=recipe,
+        measurement=Measurement.from_dict(state["measurement"]),
+    )

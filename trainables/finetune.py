@@ -1,0 +1,308 @@
+"""The one training loop: a recipe run from rung to rung.
+
+Everything random is drawn from a stream named by (seed, purpose, step), so that the position in
+the data and the random state are the step number, and a resumed run is the run itself.
+"""
+
+import math
+import time
+from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from search_spaces.recipe import Recipe
+from trainables import backbones
+from trainables.backbones import Weights
+from trainables.checkpoints import load_checkpoint, save_checkpoint
+from trainables.compute import count_flops
+from trainables.images.augment import augment, prepare
+from trainables.images.store import ImageStore, Split
+from trainables.measurement import Measurement, Outcome
+from trainables.method import MethodContext, load_method
+from trainables.optimizers import (
+    freeze_below,
+    set_learning_rate,
+    sgd,
+    train_mode,
+    update_average,
+)
+from trainables.rungs import Stop, plan_stops
+from trainables.seeds import derive_seed, generator
+from trainables.sources import BackboneSource
+
+EVALUATION_BATCH = 256
+"""Images a forward pass of validation, test and calibration; bounds memory, changes no result."""
+LOSS_CHECK_PERIOD = 16
+"""Steps between looks at whether the loss is still finite."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backbone:
+    """A backbone ready to be copied by trials: its source and its weights in memory."""
+
+    source: BackboneSource
+    weights: Weights | None
+
+
+class Finetuning:
+    """One recipe on one task: prepared, then trained to one rung after the other.
+
+    Raises `InfeasibleError` from the constructor when the recipe cannot be realised.
+    """
+
+    def __init__(
+        self,
+        *,
+        recipe: Recipe,
+        seed: int,
+        backbone: Backbone,
+        store: ImageStore,
+        levels: tuple[float, ...],
+        mirror: bool,
+        device: torch.device,
+        resume_from: str | None = None,
+    ) -> None:
+        started = time.perf_counter()
+        self._recipe = recipe
+        self._seed = seed
+        self._train = store.splits["train"]
+        self._validation = store.splits["validation"]
+        self._mirror = mirror
+        self._device = device
+        self._step = 0
+        self._order: tuple[int, Tensor] | None = None
+        self.outcome = Outcome.RUNNING
+        self.measurement: Measurement | None = None
+
+        torch.manual_seed(derive_seed(seed, "head"))
+        self._model = backbones.build(backbone.source, num_classes=len(store.class_names))
+        if backbone.weights is not None:
+            backbones.load_into(self._model, backbone.weights, source=backbone.source)
+        self._mean, self._std = backbones.normalisation(backbone.source, self._model)
+        self._model.to(device)
+        if resume_from is None:
+            prepared = load_method(recipe.method).prepare(self._model, self._context())
+            self._structure = dict(prepared.structure)
+            self._setup_flops = prepared.flops
+        else:
+            tensors, state = load_checkpoint(resume_from, ("model", "average", "momentum"))
+            self._structure = state["structure"]
+            self._setup_flops = state["setup_flops"]
+            load_method(recipe.method).rebuild(self._model, self._structure, self._context())
+        freeze_below(self._model, trainable_depth=recipe.trainable_depth)
+        self._average = deepcopy(self._model).requires_grad_(requires_grad=False).eval()
+        train_mode(self._model)
+        self._optimizer = sgd(
+            self._model,
+            learning_rate=recipe.learning_rate,
+            weight_decay=recipe.weight_decay,
+            layer_decay=recipe.layer_decay,
+        )
+        cost = count_flops(self._model, resolution=recipe.resolution)
+        self._inference_flops = cost.forward_flops
+        self._step_flops = cost.train_flops * recipe.batch_size
+        self.stops = plan_stops(
+            levels=levels,
+            target_flops=recipe.target_flops,
+            setup_flops=self._setup_flops,
+            step_flops=self._step_flops,
+        )
+        self._eval_flops = 0.0
+        self._seconds = 0.0
+        self._billed_flops = 0.0
+        self._next_stop = 0
+        if resume_from is not None:
+            self._restore(tensors, state)
+        self._seconds += time.perf_counter() - started
+
+    def advance(self) -> None:
+        """Trains to the next rung and measures there.
+
+        Afterwards `measurement` is the newest one and `outcome` tells whether more rungs lie
+        ahead; a loss that stopped being finite ends the trial without a measurement. Must not be
+        called when the trial is over.
+        """
+        if self.outcome is not Outcome.RUNNING:
+            raise RuntimeError(f"The trial is over: {self.outcome}.")
+        stop = self.stops[self._next_stop]
+        started = time.perf_counter()
+        if not self._train_to(stop.steps):
+            self.outcome = Outcome.DIVERGED
+            return
+        self._seconds += time.perf_counter() - started
+        error, loss = evaluate(self._average, self._validation, self._inputs)
+        if not math.isfinite(loss):
+            self.outcome = Outcome.DIVERGED
+            return
+        self.measurement = self._record(stop, error=error, loss=loss)
+        self._next_stop += 1
+        if self._next_stop == len(self.stops):
+            self.outcome = Outcome.COMPLETE
+
+    @property
+    def unbilled_flops(self) -> float:
+        """Training FLOPs executed since the last measurement, for a trial that ends without one."""
+        return self._setup_flops + self._step * self._step_flops - self._billed_flops
+
+    def save(self, uri: str) -> None:
+        """Writes what `resume_from` and an export need, the newest measurement with it.
+
+        A trial resumed from here knows that measurement again, so that one which was saved and
+        never reported is not lost. Must be called after a measurement.
+        """
+        if self.measurement is None:
+            raise RuntimeError("A trial is saved at rungs: none is measured yet.")
+        momentum = {
+            name: self._optimizer.state[parameter]["momentum_buffer"]
+            for name, parameter in self._model.named_parameters()
+            if parameter in self._optimizer.state
+        }
+        save_checkpoint(
+            uri,
+            tensors={
+                "model": self._model.state_dict(),
+                "average": self._average.state_dict(),
+                "momentum": momentum,
+            },
+            state={
+                "recipe": self._recipe.to_dict(),
+                "seed": self._seed,
+                "structure": self._structure,
+                "setup_flops": self._setup_flops,
+                "step": self._step,
+                "measurement": self.measurement.to_dict(),
+            },
+        )
+
+    def _restore(self, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
+        self._model.load_state_dict(tensors["model"])
+        self._average.load_state_dict(tensors["average"])
+        for name, parameter in self._model.named_parameters():
+            if name in tensors["momentum"]:
+                buffer = tensors["momentum"][name].to(self._device)
+                self._optimizer.state[parameter]["momentum_buffer"] = buffer
+        self.measurement = Measurement.from_dict(state["measurement"])
+        self._step = state["step"]
+        self._eval_flops = self.measurement.eval_flops
+        self._seconds = self.measurement.train_seconds
+        self._next_stop = sum(stop.steps <= self._step for stop in self.stops)
+        self._billed_flops = self._setup_flops + self._step * self._step_flops
+        if self._next_stop == len(self.stops):
+            self.outcome = Outcome.COMPLETE
+
+    def _train_to(self, steps: int) -> bool:
+        """Takes steps until `steps` are taken; False once the loss is seen not to be finite."""
+        while self._step < steps:
+            loss = self._train_step()
+            looks = self._step % LOSS_CHECK_PERIOD == 0 or self._step == steps
+            if looks and not math.isfinite(loss.item()):
+                return False
+        return True
+
+    def _train_step(self) -> Tensor:
+        recipe = self._recipe
+        # Dropout and stochastic depth draw from the global stream: place it by the step.
+        torch.manual_seed(derive_seed(self._seed, "step", self._step))
+        indices = self._batch_indices()
+        images = augment(
+            self._train.images[indices].to(self._device, non_blocking=True),
+            strength=recipe.augmentation,
+            mirror=self._mirror,
+            generator=generator(self._seed, "augment", self._step, device=self._device),
+        )
+        labels = self._train.labels[indices].to(self._device)
+        set_learning_rate(self._optimizer, step=self._step, total_steps=self.stops[-1].steps)
+        logits = self._model(self._inputs(images))
+        loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self._optimizer.step()
+        self._step += 1
+        update_average(self._average, self._model, step=self._step)
+        return loss.detach()
+
+    def _batch_indices(self) -> Tensor:
+        """Indices of this step's images: epochs of fresh permutations, laid end to end."""
+        size, count = self._recipe.batch_size, len(self._train.labels)
+        first = self._step * size
+        pieces = []
+        while size > 0:
+            epoch, offset = divmod(first, count)
+            if self._order is None or self._order[0] != epoch:
+                permutation = torch.randperm(count, generator=generator(self._seed, "order", epoch))
+                self._order = (epoch, permutation)
+            piece = self._order[1][offset : offset + size]
+            pieces.append(piece)
+            first += len(piece)
+            size -= len(piece)
+        return torch.cat(pieces)
+
+    def _record(self, stop: Stop, *, error: float, loss: float) -> Measurement:
+        self._eval_flops += self._inference_flops * len(self._validation.labels)
+        executed = stop.train_flops - self._billed_flops
+        self._billed_flops = stop.train_flops
+        on_gpu = self._device.type == "cuda"
+        return Measurement(
+            rung=stop.rung,
+            train_flops=stop.train_flops,
+            executed_flops=executed,
+            eval_flops=self._eval_flops,
+            inference_flops=self._inference_flops,
+            params=sum(p.numel() for p in self._model.parameters()),
+            updated_params=sum(p.numel() for p in self._model.parameters() if p.requires_grad),
+            val_error=error,
+            val_loss=loss,
+            train_seconds=self._seconds,
+            images_seen=self._step * self._recipe.batch_size,
+            peak_memory_bytes=torch.cuda.max_memory_allocated(self._device) if on_gpu else None,
+        )
+
+    def _context(self) -> MethodContext:
+        resolution = self._recipe.resolution
+        return MethodContext(
+            settings=self._recipe.settings,
+            resolution=resolution,
+            head=backbones.classifier_name(self._model),
+            seed=derive_seed(self._seed, "method"),
+            calibration=self._calibration_batches,
+            forward_flops=lambda: count_flops(self._model, resolution=resolution).forward_flops,
+        )
+
+    def _calibration_batches(self, images: int) -> Iterator[Tensor]:
+        count = len(self._train.labels)
+        order = torch.randperm(count, generator=generator(self._seed, "calibration"))[:images]
+        for indices in order.split(EVALUATION_BATCH):
+            if len(indices) > 1:
+                yield self._inputs(self._train.images[indices])
+
+    def _inputs(self, images: Tensor) -> Tensor:
+        """Normalised input [B, 3, r, r] of images [B, 3, R, R], 0-255, on the device."""
+        return prepare(
+            images.to(self._device, non_blocking=True),
+            resolution=self._recipe.resolution,
+            mean=self._mean,
+            std=self._std,
+        )
+
+
+@torch.inference_mode()
+def evaluate(model: nn.Module, split: Split, inputs: Any) -> tuple[float, float]:
+    """Error (0-1) and mean cross-entropy (nats) of `model` on all images of `split`.
+
+    `inputs` turns stored images [B, 3, R, R] into the model's input.
+    """
+    wrong, loss = 0.0, 0.0
+    for images, labels in zip(
+        split.images.split(EVALUATION_BATCH), split.labels.split(EVALUATION_BATCH), strict=True
+    ):
+        batch = inputs(images)
+        targets = labels.to(batch.device)
+        logits = model(batch).float()
+        wrong += (logits.argmax(dim=1) != targets).sum().item()
+        loss += F.cross_entropy(logits, targets, reduction="sum").item()
+    return wrong / len(split.labels), loss / len(split.labels)

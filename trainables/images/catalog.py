@@ -1,0 +1,75 @@
+"""The catalogue of a source: what can be known of its images without decoding them."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+TRAIN, VALIDATION, TEST, DEVTEST = "train", "validation", "test", "devtest"
+
+_PART_NAMES = {
+    "train": TRAIN,
+    "training": TRAIN,
+    "validation": VALIDATION,
+    "valid": VALIDATION,
+    "val": VALIDATION,
+    "dev": VALIDATION,
+    "test": TEST,
+    "testing": TEST,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RawImage:
+    """An image that has not been decoded yet."""
+
+    where: str
+    """The file, and the row in it, for messages."""
+    open: Callable[[], Image.Image]
+    """Opens it; called once, in a decoding thread."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """The images that a source holds under one name: its official train, validation or test."""
+
+    labels: NDArray[np.int64]
+    """[n] index into the catalogue's class names."""
+    rows: NDArray[np.intp]
+    """[n] where in the source each of them lies, ascending."""
+    images: Callable[[NDArray[np.intp]], Iterator[RawImage]]
+    """The images at some ascending `rows`, in that order, streamed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Catalog:
+    """The classes and labels of a source; images are read on demand."""
+
+    class_names: tuple[str, ...]
+    parts: Mapping[str, Part]
+    """By official name; a source that was never cut has `train` alone."""
+
+
+class Origin(Protocol):
+    """A place that images come from, listed but not read."""
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """Files or splits there that no rule recognises."""
+        ...
+
+    def identity(self) -> list[Any]:
+        """JSON values that change whenever the images may have."""
+        ...
+
+    def read(self) -> Catalog:
+        """The catalogue; reads labels, decodes nothing. Raises `InputError`."""
+        ...
+
+
+def part_named(name: str) -> str | None:
+    """`train`, `validation` or `test` if `name` is one of their usual spellings."""
+    return _PART_NAMES.get(name.lower())

@@ -1,0 +1,208 @@
+"""The task: where its images come from, and what is in it."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from itertools import islice
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.fs
+
+from trainables.errors import InputError
+from trainables.images.catalog import TEST, TRAIN, VALIDATION, Catalog, Origin, Part
+from trainables.images.decode import short_side
+from trainables.images.digits import Digits
+from trainables.images.folders import find_class_folders
+from trainables.images.hub import load_hub
+from trainables.images.parquet import find_parquet
+from trainables.images.schema import ColumnNames
+from trainables.images.splits import SplitRows, plan_splits
+
+DIGITS = "digits"
+_FORMS = (
+    f"{DIGITS!r}, a folder of Parquet files, a folder of class folders, a URI of Parquet files "
+    "or the name of a Hugging Face dataset"
+)
+_HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
+_SAMPLED_SIDES = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSource:
+    """Where a task's images come from; plain values that travel to every node."""
+
+    source: str
+    """`digits`, a folder or URI of Parquet files, a folder of class folders (with or without
+    train / validation / test above them), or the name of a Hugging Face dataset."""
+    subset: str | None = None
+    """Which configuration of a Hugging Face dataset; `None` is its default."""
+    revision: str | None = None
+    """Which commit of a Hugging Face dataset; `None` is its newest."""
+    image_column: str | None = None
+    """Column of the images in Parquet files; `None` finds it from the schema."""
+    label_column: str | None = None
+    """Column of the labels in Parquet files; `None` finds it from the schema."""
+    classes: tuple[str, ...] | None = None
+    """Names of the classes to keep, in label order; `None` keeps all."""
+    max_train_images: int | None = None
+    """Keep a stratified sample of so many training images; `None` keeps all."""
+    seed: int = 0
+    """Of the cuts and the sample."""
+
+    def __post_init__(self) -> None:
+        if self.classes is not None:
+            object.__setattr__(self, "classes", tuple(self.classes))
+        rules: tuple[tuple[str, bool, str], ...] = (
+            ("source", bool(self.source.strip()), f"must say where the images are: {_FORMS}"),
+            (
+                "classes",
+                self.classes is None or len(set(self.classes)) == len(self.classes) >= 2,
+                "must name at least two classes, each once; leave it out to keep all",
+            ),
+            (
+                "max_train_images",
+                self.max_train_images is None or self.max_train_images >= 2,
+                "must be at least 2 images; leave it out to keep all",
+            ),
+            ("seed", 0 <= self.seed < 2**64, "must lie in [0, 2**64)"),
+        )
+        for name, holds, rule in rules:
+            if not holds:
+                raise InputError(f"{name}={getattr(self, name)!r} {rule}.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        values = asdict(self)
+        return values | {"classes": None if self.classes is None else list(self.classes)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "TaskSource":
+        """The source whose `to_dict` gave `values`; other names raise."""
+        known = [f.name for f in fields(cls)]
+        if unknown := sorted(set(values) - set(known)):
+            raise InputError(
+                f"A task source has no field {unknown[0]!r}; its fields are {', '.join(known)}."
+            )
+        return cls(**values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSummary:
+    """What is in a task, from its labels and a few image headers."""
+
+    class_names: tuple[str, ...]
+    official: tuple[str, ...]
+    """The parts that the source itself is cut in; only `train`: one pool."""
+    class_counts: Mapping[str, Mapping[str, int]]
+    """Images of every class in every split, after cutting and sampling."""
+    typical_side: int
+    """Median pixels of the short side of the first training images, before resizing."""
+    unused: tuple[str, ...]
+    """Files or splits of the source that no rule recognises, left out."""
+
+    @property
+    def images(self) -> dict[str, int]:
+        """Number of images in every split."""
+        return {split: sum(counts.values()) for split, counts in self.class_counts.items()}
+
+
+def inspect(source: TaskSource) -> TaskSummary:
+    """What a sweep over `source` would see; reads labels only, so it takes seconds at most.
+
+    Raises `InputError` for whatever can be wrong but the pixels of an image.
+    """
+    origin = find_origin(source)
+    catalog, plan = read_plan(source, origin)
+    class_counts = {}
+    for name, rows in plan.items():
+        labels = catalog.parts[rows.part].labels[rows.indices]
+        counts = np.bincount(labels, minlength=len(catalog.class_names)).tolist()
+        class_counts[name] = dict(zip(catalog.class_names, counts, strict=True))
+    train = catalog.parts[TRAIN]
+    first = train.rows[plan[TRAIN].indices][:_SAMPLED_SIDES]
+    return TaskSummary(
+        class_names=catalog.class_names,
+        official=tuple(name for name in (TRAIN, VALIDATION, TEST) if name in catalog.parts),
+        class_counts=class_counts,
+        typical_side=int(median(map(short_side, islice(train.images(first), len(first))))),
+        unused=origin.unused,
+    )
+
+
+def read_plan(source: TaskSource, origin: Origin) -> tuple[Catalog, dict[str, SplitRows]]:
+    """The catalogue of `origin` with the classes that `source` keeps, and its splits."""
+    catalog = origin.read()
+    if source.classes is not None:
+        catalog = _keep_classes(catalog, source.classes)
+    plan = plan_splits(
+        {name: part.labels for name, part in catalog.parts.items()},
+        catalog.class_names,
+        seed=source.seed,
+        max_train_images=source.max_train_images,
+    )
+    return catalog, plan
+
+
+def find_origin(source: TaskSource) -> Origin:
+    """The form that `source.source` has, its files listed. Raises `InputError` if it has none."""
+    text = source.source
+    columns = ColumnNames(image=source.image_column, label=source.label_column)
+    if text == DIGITS:
+        return Digits()
+    path = Path(text).expanduser()
+    try:
+        if "://" in text:
+            return _origin_at_uri(text, columns)
+        if path.is_dir():
+            return _origin_in_folder(path, columns)
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise InputError(
+            f"source={text!r} cannot be listed ({reason}); give a folder, or a URI that pyarrow "
+            "can open (file://, s3://, gs://), with the rights to read it."
+        ) from error
+    if path.exists():
+        raise InputError(f"source={text!r} is a file, but must be a folder; give its folder.")
+    if _HUB_NAME.fullmatch(text):
+        return load_hub(text, columns, subset=source.subset, revision=source.revision)
+    raise InputError(f"source={text!r} does not exist; give {_FORMS}.")
+
+
+def _origin_in_folder(path: Path, columns: ColumnNames) -> Origin:
+    if not any(path.iterdir()):
+        raise InputError(f"The folder {path} is empty, but must hold the images; give {_FORMS}.")
+    folder = path.absolute().as_posix()
+    return find_parquet(pyarrow.fs.LocalFileSystem(), folder, columns) or find_class_folders(path)
+
+
+def _origin_at_uri(uri: str, columns: ColumnNames) -> Origin:
+    filesystem, folder = pyarrow.fs.FileSystem.from_uri(uri)
+    if isinstance(filesystem, pyarrow.fs.LocalFileSystem):
+        return _origin_in_folder(Path(folder), columns)
+    if found := find_parquet(filesystem, folder, columns):
+        return found
+    raise InputError(
+        f"source={uri!r} holds no Parquet file, and class folders are only read from this "
+        "machine; write it as Parquet or copy it here."
+    )
+
+
+def _keep_classes(catalog: Catalog, classes: tuple[str, ...]) -> Catalog:
+    for name in classes:
+        if name not in catalog.class_names:
+            known = ", ".join(catalog.class_names)
+            raise InputError(f"classes names {name!r}, but the task's classes are {known}.")
+    new_label = np.full(len(catalog.class_names), -1, dtype=np.int64)
+    new_label[[catalog.class_names.index(name) for name in classes]] = np.arange(len(classes))
+
+    def kept(part: Part) -> Part:
+        labels = new_label[part.labels]
+        inside = labels >= 0
+        return replace(part, labels=labels[inside], rows=part.rows[inside])
+
+    parts = {name: kept(part) for name, part in catalog.parts.items()}
+    return Catalog(class_names=classes, parts=parts)

@@ -1,0 +1,60 @@
+"""The measurement: what a trial reports at a rung."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from enum import StrEnum
+from typing import Any
+
+
+class Outcome(StrEnum):
+    """How a trial stands after a report."""
+
+    RUNNING = "running"
+    """More rungs lie ahead."""
+    COMPLETE = "complete"
+    """The compute aimed at is spent."""
+    INFEASIBLE = "infeasible"
+    """The recipe cannot be realised on this backbone and these rungs."""
+    DIVERGED = "diverged"
+    """The loss stopped being finite."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """One point of a trial's curve. `None` means unknown, never 0."""
+
+    rung: int
+    """Index of the compute level at or under which this was measured, from 0."""
+    train_flops: float
+    """Training FLOPs the recipe has spent, preparation included, cumulative."""
+    executed_flops: float
+    """Training FLOPs executed since the previous report of this attempt: what the sweep pays."""
+    eval_flops: float
+    """FLOPs spent on validation so far, cumulative; not part of `train_flops`."""
+    inference_flops: float
+    """FLOPs of one image's forward pass."""
+    params: int
+    """Parameters of the model."""
+    updated_params: int
+    """Parameters that training may change."""
+    val_error: float
+    """Share of validation images classified wrongly, 0-1."""
+    val_loss: float
+    """Mean cross-entropy on the validation split, in nats."""
+    test_error: float | None = None
+    """Share of test images classified wrongly; measured for frontier points, never chosen by."""
+    train_seconds: float
+    """Wall time of preparation and training steps so far, cumulative."""
+    images_seen: int
+    """Training images consumed by steps so far, repeats included."""
+    peak_memory_bytes: int | None = None
+    """Peak device memory on a GPU; unknown on CPU."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Measurement":
+        """The measurement whose `to_dict` gave `values`; other names are ignored."""
+        return cls(**{f.name: values[f.name] for f in fields(cls) if f.name in values})

@@ -1,0 +1,96 @@
+"""What is trained, and how fast: trainable depth, parameter groups, schedule, average."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from trainables.backbones import layer_of_parameter
+
+WARMUP_SHARE = 0.1
+"""Share of the steps over which the learning rate rises linearly to its peak."""
+MOMENTUM = 0.9
+AVERAGE_ORDER = 8
+"""Order of the polynomial-decay average: about the last 1/(order + 1) of the steps count."""
+
+
+def freeze_below(model: nn.Module, *, trainable_depth: float) -> None:
+    """Leaves the head and the last `trainable_depth` (0-1) of the other layers trainable."""
+    layers = layer_of_parameter(model)
+    head = max(layers.values())
+    first_trained = head - round(trainable_depth * head)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(layers[name] >= first_trained)
+
+
+def train_mode(model: nn.Module) -> None:
+    """Training mode for what is trained; frozen layers keep their statistics and drop nothing."""
+    model.train()
+    for module in model.modules():
+        parameters = list(module.parameters())
+        if parameters and not any(p.requires_grad for p in parameters):
+            module.eval()
+
+
+def sgd(
+    model: nn.Module, *, learning_rate: float, weight_decay: float, layer_decay: float
+) -> torch.optim.SGD:
+    """SGD with Nesterov momentum over the trainable parameters.
+
+    A layer that lies d layers below the head learns at `learning_rate * layer_decay ** d`, kept in
+    the group's `peak_lr`; norms and biases (one-dimensional parameters) are not decayed.
+    """
+    layers = layer_of_parameter(model)
+    head = max(layers.values())
+    groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault((layers[name], parameter.ndim > 1), []).append(parameter)
+    return torch.optim.SGD(
+        [
+            {
+                "params": parameters,
+                "peak_lr": learning_rate * layer_decay ** (head - layer),
+                "weight_decay": weight_decay if decayed else 0.0,
+            }
+            for (layer, decayed), parameters in groups.items()
+        ],
+        lr=learning_rate,
+        momentum=MOMENTUM,
+        nesterov=True,
+    )
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, *, step: int, total_steps: int) -> None:
+    """Linear warm-up, then cosine to zero at `total_steps`; `step` counts from 0."""
+    warmup = max(1, round(WARMUP_SHARE * total_steps))
+    if step < warmup:
+        factor = (step + 1) / warmup
+    else:
+        progress = (step - warmup) / max(1, total_steps - warmup)
+        factor = 0.5 * (1 + math.cos(math.pi * progress))
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak_lr"] * factor
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, model: nn.Module, *, step: int) -> None:
+    """Moves `average` towards `model` after step number `step` (from 1), weights and statistics.
+
+    Polynomial-decay averaging (Shamir & Zhang 2013): with order g,
+    a_t = a_{t-1} + (g + 1) / (t + g) * (w_t - a_{t-1}). It needs no horizon, so that the early
+    rungs of a long schedule are as honest as the last.
+    """
+    share = (AVERAGE_ORDER + 1) / (step + AVERAGE_ORDER)
+    floating: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for mine, theirs in zip(_tensors(average), _tensors(model), strict=True):
+        if mine.is_floating_point():
+            floating[0].append(mine)
+            floating[1].append(theirs)
+        else:
+            mine.copy_(theirs)
+    torch._foreach_lerp_(floating[0], floating[1], share)
+
+
+def _tensors(model: nn.Module) -> list[Tensor]:
+    return [t.detach() for t in (*model.parameters(), *model.buffers())]

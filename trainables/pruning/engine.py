@@ -1,0 +1,289 @@
+"""Finds the channel groups of a network; the only file that imports torch_pruning.
+
+Torch-Pruning traces a model through autograd and links the layers whose channels depend on each
+other. Only that graph is used, and the library only ever sees a copy without values: it drops
+frozen parameters from its graph, switches gradients on, leaves the model in eval mode, and its own
+pruning rounds widths, skips groups and reorders norms without a word. Here widths, choice and cuts
+are our own. The graph may be wrong too, for an operation it does not know passes for an elementwise
+one; hence `trainables.pruning.proof`.
+"""
+
+import time
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping
+from typing import Any
+
+import torch
+import torch_pruning
+from torch import nn
+from torch_pruning.ops import OPTYPE
+
+from trainables.compute import float_dtype, meta_copy
+from trainables.errors import InfeasibleError
+from trainables.pruning.groups import (
+    ChannelGraph,
+    ChannelGroup,
+    Convolution,
+    Member,
+    Side,
+    TransposedConvolution,
+    is_depthwise,
+)
+
+GRAPH_SECONDS = 120.0
+"""Time limit on building a graph; the median model takes well under one second."""
+
+_JOINS = {OPTYPE.CONCAT, OPTYPE.SPLIT, OPTYPE.SLICE, OPTYPE.UNBIND}
+_LAYERS = {OPTYPE.CONV, OPTYPE.LINEAR}
+_SIDED = (Convolution, TransposedConvolution, nn.Linear)
+_CHANNELWISE = (
+    nn.modules.batchnorm._NormBase,
+    nn.LayerNorm,
+    nn.GroupNorm,
+    nn.PReLU,
+)
+
+
+def find_groups(
+    model: nn.Module,
+    *,
+    resolution: int,
+    head: Collection[str],
+    channels: int = 3,
+    seconds: float = GRAPH_SECONDS,
+) -> ChannelGraph:
+    """The channel groups of `model`, whose classifier's modules are named in `head`.
+
+    Channels of the input images form no group. Channels that a gated split ties to one another
+    are not told apart from free ones. Raises `InfeasibleError` where the model cannot be traced,
+    takes longer than `seconds`, or holds a layer in a group that nothing here can cut.
+    """
+    skeleton = _traceable_copy(model)
+    names = {id(module): name for name, module in skeleton.named_modules()}
+    names |= {id(p): name for name, p in skeleton.named_parameters()}
+    layers: dict[str, int] = {}
+    hooks = [
+        module.register_forward_hook(_note_width(layers, name))
+        for name, module in skeleton.named_modules()
+        if isinstance(module, _SIDED) and not is_depthwise(module)
+    ]
+    images = torch.empty(
+        (1, channels, resolution, resolution), dtype=float_dtype(model), device="meta"
+    )
+    graph = _BoundedGraph(seconds)
+    try:
+        with (
+            warnings.catch_warnings(),
+            torch.inference_mode(mode=False),
+            torch.enable_grad(),
+        ):
+            warnings.simplefilter("ignore")  # its doubts are settled by the proof, not by a print
+            graph.build_dependency(
+                skeleton, images, forward_fn=lambda net, batch: net(batch), verbose=False
+            )
+            found = list(graph.get_all_groups())
+    except Exception as error:  # whatever a user's forward or the library may raise
+        raise InfeasibleError(
+            f"The channels of {type(model).__name__} at {resolution} pixels cannot be traced: "
+            f"{type(error).__name__}: {error}."
+        ) from error
+    for hook in hooks:
+        hook.remove()
+    order = {name: position for position, name in enumerate(layers)}
+    groups = (_read(group, graph=graph, names=names, head=head) for group in found)
+    return ChannelGraph(
+        groups=tuple(sorted(groups, key=lambda group: order.get(group.name, len(order)))),
+        layers=layers,
+    )
+
+
+class _BoundedGraph(torch_pruning.DependencyGraph):  # type: ignore[misc]  # untyped library
+    """A dependency graph that gives up in time, for some models make it never finish."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self._seconds = seconds
+        self._deadline = time.monotonic() + seconds
+
+    def get_pruner_of_module(self, module: nn.Module) -> Any:
+        # every step of the library's recursions asks this
+        if time.monotonic() > self._deadline:
+            raise TimeoutError(f"its dependency graph took longer than {self._seconds:g} s")
+        return super().get_pruner_of_module(module)
+
+
+def _traceable_copy(model: nn.Module) -> nn.Module:
+    try:
+        skeleton = meta_copy(model)
+    except Exception as error:  # whatever a user's attributes may raise when copied
+        raise InfeasibleError(
+            f"{type(model).__name__} cannot be copied for tracing: {type(error).__name__}: {error}."
+        ) from error
+    for parameter in skeleton.parameters():
+        parameter.requires_grad = parameter.is_floating_point()
+    attentions: list[Any] = [m for m in skeleton.modules() if hasattr(m, "fused_attn")]
+    for attention in attentions:
+        attention.fused_attn = False  # timm: matrix products can be traced, the kernel cannot
+    return skeleton.eval()
+
+
+def _note_width(layers: dict[str, int], name: str) -> Callable[[nn.Module, Any, Any], None]:
+    def note(module: nn.Module, _inputs: Any, _output: Any) -> None:
+        layers[name] = _width(module, Side.OUT)
+
+    return note
+
+
+def _read(
+    group: Any, *, graph: _BoundedGraph, names: Mapping[int, str], head: Collection[str]
+) -> ChannelGroup:
+    root = group[0].dep.target
+    members = []
+    made_by: dict[str, Any] = {}
+    read_by: dict[str, Any] = {}
+    for item in group:
+        node = item.dep.target
+        name = names.get(id(node.module))
+        if name is None:  # an operation, not a layer
+            continue
+        side = _side(node, item.dep.handler, graph=graph, name=name)
+        if node.type in _LAYERS and not is_depthwise(node.module):
+            (made_by if side is Side.OUT else read_by)[name] = node
+        members.append(
+            Member(
+                name=name,
+                side=side,
+                width=_width(node.module, side, dim=node.pruning_dim),
+                blocks=_blocks(node.module),
+                channels=tuple(item.root_idxs),
+                indices=tuple(item.idxs),
+            )
+        )
+    types = {item.dep.target.type for item in group}
+    gates = _gates(list(made_by.values())) if len(made_by) > 1 else set()
+    return ChannelGroup(
+        name=names[id(root.module)],
+        width=_width(root.module, Side.OUT),
+        members=tuple(members),
+        producers=tuple(name for name, node in made_by.items() if node not in gates),
+        consumers=tuple(name for name, node in read_by.items() if not _only_gates(node, gates)),
+        joins=not types.isdisjoint(_JOINS),
+        is_output=OPTYPE.OUTPUT in types or any(name in head for name in made_by),
+        is_representation=any(name in head for name in read_by),
+    )
+
+
+def _side(node: Any, handler: Any, *, graph: _BoundedGraph, name: str) -> Side:
+    module = node.module
+    if is_depthwise(module) or isinstance(module, _CHANNELWISE) or node.type == OPTYPE.PARAMETER:
+        return Side.BOTH
+    if not isinstance(module, _SIDED) or node.type == OPTYPE.DEPTHWISE_CONV:
+        kind = type(module).__name__
+        if isinstance(module, _SIDED):
+            kind += " with one filter a group and several inputs"
+        raise InfeasibleError(f"{name} is a {kind}, whose channels cannot be cut.")
+    if isinstance(module, TransposedConvolution) and module.groups > 1:
+        raise InfeasibleError(f"{name} is a grouped transposed convolution, which cannot be cut.")
+    return Side.OUT if graph.is_out_channel_pruning_fn(handler) else Side.IN
+
+
+def _width(module: nn.Module | nn.Parameter, side: Side, *, dim: int = -1) -> int:
+    match module:
+        case nn.Parameter():
+            return module.shape[dim]
+        case nn.Linear():
+            return module.in_features if side is Side.IN else module.out_features
+        case nn.LayerNorm():
+            return int(module.normalized_shape[-1])
+        case nn.GroupNorm():
+            return module.num_channels
+        case nn.PReLU():
+            return module.num_parameters
+        case nn.modules.batchnorm._NormBase():
+            return module.num_features
+    if isinstance(module, Convolution | TransposedConvolution):
+        return module.in_channels if side is Side.IN else module.out_channels
+    raise InfeasibleError(f"{type(module).__name__} has no channels that can be cut.")
+
+
+def _blocks(module: nn.Module | nn.Parameter) -> int:
+    if isinstance(module, nn.GroupNorm):
+        return module.num_groups
+    if isinstance(module, Convolution | TransposedConvolution) and not is_depthwise(module):
+        return module.groups
+    return 1
+
+
+def _gates(producers: list[Any]) -> set[Any]:
+    """The producers that only scale what the others make, as squeeze-and-excite branches do.
+
+    A gate enters a product alone, the other factor is made by producers of the same group without
+    it, and it is itself computed from one of those.
+    """
+    gates = set()
+    for node in producers:
+        for product in _first_joins(node):
+            if not product.grad_fn.name().startswith("MulBackward"):
+                continue
+            factors = [_makers(factor) for factor in product.inputs]
+            others = set().union(*(made for made in factors if node not in made))
+            if {node} in factors and others.intersection(_upstream(node)):
+                gates.add(node)
+    return gates
+
+
+def _only_gates(consumer: Any, gates: set[Any]) -> bool:
+    """Whether everything computed from `consumer` enters the network through `gates`."""
+    if not gates:
+        return False
+    seen, stack = {consumer}, [consumer]
+    while stack:
+        node = stack.pop()
+        if node in gates:
+            continue
+        if not node.outputs:
+            return False
+        fresh = set(node.outputs) - seen
+        seen |= fresh
+        stack.extend(fresh)
+    return True
+
+
+def _first_joins(node: Any) -> Iterator[Any]:
+    """The first operations after `node`, channel by channel, that have a second input."""
+    seen, stack = set(), list(node.outputs)
+    while stack:
+        following = stack.pop()
+        if following in seen or following.type in _LAYERS:
+            continue
+        seen.add(following)
+        if len(following.inputs) > 1:
+            yield following
+        else:
+            stack.extend(following.outputs)
+
+
+def _makers(node: Any) -> set[Any]:
+    """The layers whose outputs reach `node` channel by channel."""
+    makers, seen, stack = set(), set(), [node]
+    while stack:
+        preceding = stack.pop()
+        if preceding in seen:
+            continue
+        seen.add(preceding)
+        if preceding.type in _LAYERS:
+            makers.add(preceding)
+        else:
+            stack.extend(preceding.inputs)
+    return makers
+
+
+def _upstream(node: Any) -> set[Any]:
+    seen: set[Any] = set()
+    stack = list(node.inputs)
+    while stack:
+        preceding = stack.pop()
+        if preceding not in seen:
+            seen.add(preceding)
+            stack.extend(preceding.inputs)
+    return seen

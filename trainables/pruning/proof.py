@@ -1,0 +1,196 @@
+"""Proves that cuts are sound: the pruned network computes what the dense one does when masked.
+
+The graph that cuts come from may be wrong without a sign: an unknown operation passes for an
+elementwise one, shapes fit by accident. So the cuts are made in a copy with random weights, and
+compared with a copy of equal weights in which the removed channels are zeroed instead. The two must
+agree in every layer up to rounding, in float64, or the plan is infeasible. A norm across channels
+(layer, group) sees fewer channels after a cut by design; in the masked copy it is given the kept
+channels alone.
+"""
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trainables.compute import output_tensors
+from trainables.errors import InfeasibleError
+from trainables.pruning import surgery
+from trainables.pruning.groups import Convolution, Side, TransposedConvolution, is_depthwise
+from trainables.pruning.structure import Cut
+
+_IMAGES = 4  # a batch norm over 2 values would see nothing but their order
+_RESOLUTION = 64  # channels depend on each other alike at every size
+_TOLERANCE = 1e-6  # relative; float64 rounding through a hundred batch norms stays below 1e-9
+
+
+def prove(model: nn.Module, cuts: Sequence[Cut], *, resolution: int, channels: int = 3) -> None:
+    """Raise `InfeasibleError` unless `cuts` in `model` are sound and it still runs and trains.
+
+    Runs on the CPU, at 64 pixels or less where the model accepts that and at `resolution` where it
+    does not. The model itself is left alone.
+    """
+    masked = _randomised(model)
+    images = _images(masked, resolution=resolution, channels=channels)
+    pruned = copy.deepcopy(masked)
+    surgery.apply(pruned, cuts)
+    for cut in cuts:
+        _mask(masked, cut)
+        _narrow_norm(masked, pruned, cut)
+    kept = {cut.name: cut.kept for cut in cuts if cut.side is not Side.IN}
+    with torch.no_grad():
+        expected, _ = _run(masked, images)
+    with torch.inference_mode(mode=False), torch.enable_grad():
+        found, outputs = _run(pruned, images)
+        wanted = [t for t in outputs if t.requires_grad]
+        torch.autograd.backward(wanted, [torch.ones_like(t) for t in wanted])
+    for name, output in expected.items():
+        layer = pruned.get_submodule(name) if name in kept else None
+        reference = output if layer is None else _select(layer, output, kept[name])
+        _compare(name, found[name], reference)
+
+
+def _randomised(model: nn.Module) -> nn.Module:
+    """A copy in which no weight is zero or negligible, so that no path is invisible."""
+    with torch.inference_mode(mode=False):
+        net = copy.deepcopy(model).to("cpu", torch.float64).eval()
+        generator = torch.Generator().manual_seed(0)
+        for parameter in net.parameters():
+            with torch.no_grad():
+                if parameter.dim() > 1:
+                    fan_in = parameter[0].numel()
+                    parameter.normal_(std=(2 / fan_in) ** 0.5, generator=generator)
+                else:
+                    parameter.uniform_(0.5, 1.5, generator=generator)
+            parameter.requires_grad = True
+        for module in net.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.train()  # each channel by its own statistics: keeps deep signals alive
+    return net
+
+
+def _images(net: nn.Module, *, resolution: int, channels: int) -> Tensor:
+    """Random images of the first size that the dense model runs on."""
+    generator = torch.Generator().manual_seed(0)
+    for side in (min(resolution, _RESOLUTION), resolution):
+        shape = (_IMAGES, channels, side, side)
+        images = torch.randn(shape, generator=generator, dtype=torch.float64)
+        try:
+            with torch.no_grad():
+                net(images)
+        except Exception as error:  # whatever a user's forward may raise
+            failure = error
+        else:
+            return images
+    raise InfeasibleError(
+        f"{type(net).__name__} does not run at {resolution} pixels: {failure}."
+    ) from failure
+
+
+def _run(net: nn.Module, images: Tensor) -> tuple[dict[str, Tensor], list[Tensor]]:
+    """The output of every layer, in the order of execution, and of the model."""
+    layers: dict[str, Tensor] = {}
+    entered = ["the model"]
+
+    def note(name: str) -> tuple[Callable[..., None], Callable[..., None]]:
+        def enter(_module: nn.Module, _inputs: Any) -> None:
+            entered.append(name)
+
+        def leave(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            if isinstance(output, Tensor):
+                layers[name] = output.detach().clone()  # a later operation may work in place
+
+        return enter, leave
+
+    hooks = []
+    for name, module in net.named_modules():
+        enter, leave = note(name)
+        if isinstance(module, surgery.LAYERS):
+            hooks.append(module.register_forward_hook(leave))
+        if name and not any(True for _ in module.children()):
+            hooks.append(module.register_forward_pre_hook(enter))
+    try:
+        outputs = list(output_tensors(net(images)))
+    except InfeasibleError:
+        raise
+    except Exception as error:  # whatever a user's forward may raise
+        raise InfeasibleError(
+            f"{type(net).__name__} no longer runs once pruned; it fails in or after "
+            f"{entered[-1]}: {type(error).__name__}: {error}."
+        ) from error
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return layers | {f"the model's output {k}": t.detach() for k, t in enumerate(outputs)}, outputs
+
+
+def _compare(name: str, found: Tensor, expected: Tensor) -> None:
+    if found.shape != expected.shape:
+        raise InfeasibleError(
+            f"Pruning leaves {name} with an output of shape {tuple(found.shape)} where "
+            f"{tuple(expected.shape)} was planned."
+        )
+    scale = expected.abs().max().item() if expected.numel() else 0.0
+    error = (found - expected).abs().max().item() if expected.numel() else 0.0
+    if not error <= _TOLERANCE * max(scale, 1e-3):  # not: a NaN fails as well
+        raise InfeasibleError(
+            f"Pruning changes what {name} computes from the channels that are kept (relative "
+            f"error {error / max(scale, 1e-3):.1g}); an operation before it mixes or moves "
+            "channels in a way that the dependency graph does not follow."
+        )
+
+
+def _mask(net: nn.Module, cut: Cut) -> None:
+    """Zero what `cut` removes."""
+    removed = torch.tensor(cut.removed)
+    owner = net.get_submodule(cut.name.rpartition(".")[0])
+    layer = getattr(owner, cut.name.rpartition(".")[2])
+    with torch.no_grad():
+        if isinstance(layer, nn.Parameter):
+            dim = next(d for d, size in enumerate(layer.shape) if size > 1)
+            layer.index_fill_(dim, removed, 0)
+        elif isinstance(layer, TransposedConvolution) and not is_depthwise(layer):
+            layer.weight.index_fill_(0 if cut.side is Side.IN else 1, removed, 0)
+        elif cut.side is Side.IN:
+            groups = layer.groups if isinstance(layer, Convolution) else 1
+            size = cut.width // groups
+            for rows, start in zip(
+                layer.weight.chunk(groups), range(0, cut.width, size), strict=True
+            ):
+                mine = removed[(removed >= start) & (removed < start + size)] - start
+                rows.index_fill_(1, mine, 0)
+        elif isinstance(getattr(layer, "weight", None), nn.Parameter):
+            layer.weight.index_fill_(0, removed, 0)
+        if cut.side is not Side.IN and isinstance(getattr(layer, "bias", None), nn.Parameter):
+            layer.bias.index_fill_(0, removed, 0)
+
+
+def _narrow_norm(masked: nn.Module, pruned: nn.Module, cut: Cut) -> None:
+    """Let a norm across channels see the kept ones alone; the others leave it as zeros."""
+    if cut.side is not Side.BOTH:
+        return
+    layer = masked.get_submodule(cut.name.rpartition(".")[0])
+    layer = getattr(layer, cut.name.rpartition(".")[2])
+    if not isinstance(layer, nn.LayerNorm | nn.GroupNorm):
+        return
+    narrow = pruned.get_submodule(cut.name)
+    index = torch.tensor(cut.kept)
+
+    def only_kept(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        dim = _channel_dim(module)
+        result = narrow(inputs[0].index_select(dim, index))
+        return torch.zeros_like(output).index_copy_(dim, index, result)
+
+    layer.register_forward_hook(only_kept)
+
+
+def _select(layer: nn.Module, output: Tensor, kept: Sequence[int]) -> Tensor:
+    return output.index_select(_channel_dim(layer), torch.tensor(kept))
+
+
+def _channel_dim(layer: nn.Module) -> int:
+    """Where channels lie: last for linear layers and layer norms, unless made for 2-D maps."""
+    last = isinstance(layer, nn.Linear | nn.LayerNorm) and "2d" not in type(layer).__name__
+    return -1 if last else 1

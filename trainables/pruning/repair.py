@@ -1,0 +1,61 @@
+"""Repairs a pruned model before it is trained: batch-norm re-estimation.
+
+Pruning changes what reaches each batch norm, so its running statistics no longer fit. Passing a few
+hundred images forward sets them right; helps most where norms stay frozen or training is short.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+def reestimate_batch_norm(model: nn.Module, batches: Iterable[Tensor]) -> int:
+    """Replace the running statistics of all batch norms; returns the number of images used.
+
+    `batches` are images [n, channels, height, width] on the model's device, normalised as in
+    training and not augmented. Statistics are the plain average over batches; only batch norms are
+    in train mode during the pass, so dropout is off, and every mode and momentum is as before
+    afterwards. The cost is the returned number × one image's forward pass. A model without batch
+    norms costs nothing: no batch is drawn and 0 returned. Without any batch nothing changes.
+
+    A batch of one image is left out, for where maps have shrunk to one pixel it has no variance.
+    """
+    norms = [
+        module
+        for module in model.modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats
+    ]
+    if not norms:
+        return 0
+    images_used = 0
+    with torch.no_grad(), _only_in_train_mode(model, norms):
+        for images in batches:
+            if len(images) < 2:
+                continue
+            if images_used == 0:
+                for norm in norms:
+                    norm.reset_running_stats()
+            model(images)
+            images_used += len(images)
+    return images_used
+
+
+@contextmanager
+def _only_in_train_mode(
+    model: nn.Module, norms: list[nn.modules.batchnorm._BatchNorm]
+) -> Iterator[None]:
+    modes = [(module, module.training) for module in model.modules()]
+    momenta = [norm.momentum for norm in norms]
+    model.eval()
+    for norm in norms:
+        norm.train()
+        norm.momentum = None  # cumulative average
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum

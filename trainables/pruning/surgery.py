@@ -1,0 +1,233 @@
+"""Cuts layers: the one place where weights lose channels.
+
+All cuts name channels of the dense model and are made at once, all or none.
+"""
+
+import functools
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from trainables.errors import InfeasibleError, InputError
+from trainables.pruning.groups import (
+    Convolution,
+    Side,
+    TransposedConvolution,
+    is_depthwise,
+)
+from trainables.pruning.structure import Cut
+
+Sides = Mapping[Side, Cut]
+
+
+def apply(model: nn.Module, cuts: Sequence[Cut]) -> None:
+    """Make `cuts` in `model`, in place; parameters keep `requires_grad`, device and dtype.
+
+    Parameters that are cut are new objects without gradients, so make the optimiser afterwards.
+    Raises `InputError` where the model has other layers or widths than the cuts were made for, and
+    `InfeasibleError` where a layer cannot be cut; the model is then as it was.
+    """
+    by_layer: dict[str, dict[Side, Cut]] = {}
+    for cut in cuts:
+        by_layer.setdefault(cut.name, {})[cut.side] = cut
+    results = [_cut(model, name, sides) for name, sides in by_layer.items()]
+    for result in results:
+        result.commit()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Result:
+    """What a layer will be."""
+
+    owner: nn.Module
+    tensors: Mapping[str, Tensor]
+    attributes: Mapping[str, object]
+
+    def commit(self) -> None:
+        for name, tensor in self.tensors.items():
+            old = getattr(self.owner, name)
+            if isinstance(old, nn.Parameter):
+                tensor = nn.Parameter(tensor, requires_grad=old.requires_grad)
+            setattr(self.owner, name, tensor)
+        for name, value in self.attributes.items():
+            setattr(self.owner, name, value)
+
+
+def _cut(model: nn.Module, name: str, sides: Sides) -> _Result:
+    parent, _, leaf = name.rpartition(".")
+    try:
+        owner = model.get_submodule(parent)
+        layer = getattr(owner, leaf)
+    except AttributeError as error:
+        raise InputError(
+            f"{type(model).__name__} has no layer {name!r}; a pruned structure fits only the "
+            "architecture it was made from."
+        ) from error
+    if isinstance(layer, nn.Parameter):
+        return _cut_parameter(owner, leaf, layer, sides[Side.BOTH])
+    if nn.utils.parametrize.is_parametrized(layer):
+        raise InfeasibleError(f"{name} is parametrized and cannot be cut; remove it first.")
+    for kinds, cutter in _CUTTERS:
+        if isinstance(layer, kinds):
+            with torch.no_grad():
+                return cutter(layer, sides)
+    raise InfeasibleError(f"{name} is a {type(layer).__name__}, whose channels cannot be cut.")
+
+
+def _check(cut: Cut, width: int) -> None:
+    if cut.width != width:
+        raise InputError(
+            f"{cut.name} has {width} channels ({cut.side}) where the structure expects "
+            f"{cut.width}; a pruned structure fits only the dense architecture it was made from."
+        )
+
+
+def _taken(layer: nn.Module, names: Sequence[str], cut: Cut) -> dict[str, Tensor]:
+    """The named tensors of `layer`, those that exist, with the kept entries of dimension 0."""
+    found = ((name, getattr(layer, name, None)) for name in names)
+    return {name: _take(t, 0, cut.kept) for name, t in found if isinstance(t, Tensor)}
+
+
+def _take(tensor: Tensor, dim: int, kept: Sequence[int]) -> Tensor:
+    return tensor.detach().index_select(dim, torch.tensor(kept, device=tensor.device))
+
+
+def _cut_linear(layer: nn.Linear, sides: Sides) -> _Result:
+    tensors: dict[str, Tensor] = {}
+    attributes: dict[str, object] = {}
+    weight = layer.weight
+    if out := sides.get(Side.OUT):
+        _check(out, layer.out_features)
+        tensors = _taken(layer, ["weight", "bias"], out)
+        weight = tensors["weight"]
+        attributes["out_features"] = len(out.kept)
+    if into := sides.get(Side.IN):
+        _check(into, layer.in_features)
+        tensors["weight"] = _take(weight, 1, into.kept)
+        attributes["in_features"] = len(into.kept)
+    return _Result(owner=layer, tensors=tensors, attributes=attributes)
+
+
+def _cut_convolution(layer: Convolution, sides: Sides) -> _Result:
+    if is_depthwise(layer):
+        cut = sides[Side.BOTH]
+        _check(cut, layer.out_channels)
+        widths = dict.fromkeys(("in_channels", "out_channels", "groups"), len(cut.kept))
+        return _Result(
+            owner=layer, tensors=_taken(layer, ["weight", "bias"], cut), attributes=widths
+        )
+    tensors: dict[str, Tensor] = {}
+    attributes: dict[str, object] = {}
+    weight = layer.weight
+    if out := sides.get(Side.OUT):
+        _check(out, layer.out_channels)
+        _blocks(out, layer.groups)
+        tensors = _taken(layer, ["weight", "bias"], out)
+        weight = tensors["weight"]
+        attributes["out_channels"] = len(out.kept)
+    if into := sides.get(Side.IN):
+        _check(into, layer.in_channels)
+        # each group of filters reads its own block of inputs, and may keep others than the next
+        columns = _blocks(into, layer.groups)
+        filters = weight.detach().chunk(layer.groups)
+        tensors["weight"] = torch.cat(
+            [_take(rows, 1, kept) for rows, kept in zip(filters, columns, strict=True)]
+        )
+        attributes["in_channels"] = len(into.kept)
+    return _Result(owner=layer, tensors=tensors, attributes=attributes)
+
+
+def _cut_transposed(layer: TransposedConvolution, sides: Sides) -> _Result:
+    if is_depthwise(layer):
+        cut = sides[Side.BOTH]
+        _check(cut, layer.out_channels)
+        widths = dict.fromkeys(("in_channels", "out_channels", "groups"), len(cut.kept))
+        return _Result(
+            owner=layer, tensors=_taken(layer, ["weight", "bias"], cut), attributes=widths
+        )
+    tensors: dict[str, Tensor] = {}
+    attributes: dict[str, object] = {}
+    weight: Tensor = layer.weight
+    if out := sides.get(Side.OUT):
+        _check(out, layer.out_channels)
+        tensors = _taken(layer, ["bias"], out)
+        tensors["weight"] = weight = _take(weight, 1, out.kept)
+        attributes["out_channels"] = len(out.kept)
+    if into := sides.get(Side.IN):
+        _check(into, layer.in_channels)
+        tensors["weight"] = _take(weight, 0, into.kept)
+        attributes["in_channels"] = len(into.kept)
+    return _Result(owner=layer, tensors=tensors, attributes=attributes)
+
+
+def _cut_norm(
+    layer: nn.BatchNorm2d | nn.InstanceNorm2d | nn.GroupNorm | nn.LayerNorm | nn.PReLU, sides: Sides
+) -> _Result:
+    cut = sides[Side.BOTH]
+    kept = len(cut.kept)
+    match layer:
+        case nn.GroupNorm():
+            _check(cut, layer.num_channels)
+            _blocks(cut, layer.num_groups)
+            attributes: dict[str, object] = {"num_channels": kept}
+        case nn.LayerNorm():
+            _check(cut, int(layer.normalized_shape[-1]))
+            if len(layer.normalized_shape) != 1:
+                raise InfeasibleError(
+                    f"{cut.name} normalises {len(layer.normalized_shape)} dimensions at once and "
+                    "cannot be cut."
+                )
+            attributes = {"normalized_shape": (kept,)}
+        case nn.PReLU():
+            _check(cut, layer.num_parameters)
+            attributes = {"num_parameters": kept}
+        case _:
+            _check(cut, layer.num_features)
+            attributes = {"num_features": kept}
+    names = ["weight", "bias", "running_mean", "running_var"]
+    return _Result(owner=layer, tensors=_taken(layer, names, cut), attributes=attributes)
+
+
+def _cut_parameter(owner: nn.Module, leaf: str, parameter: nn.Parameter, cut: Cut) -> _Result:
+    """A bare parameter, such as the gain of a layer scale, is cut along its only wide dimension."""
+    dims = [dim for dim, size in enumerate(parameter.shape) if size > 1]
+    if len(dims) != 1:
+        raise InfeasibleError(
+            f"{cut.name} is a bare parameter of shape {tuple(parameter.shape)}, and which of its "
+            "dimensions holds the channels is unknown."
+        )
+    _check(cut, parameter.shape[dims[0]])
+    tensor = _take(parameter, dims[0], cut.kept)
+    return _Result(owner=owner, tensors={leaf: tensor}, attributes={})
+
+
+def _blocks(cut: Cut, groups: int) -> list[list[int]]:
+    """The kept channels of each of `groups` equal blocks, counted from its start."""
+    size = cut.width // groups
+    blocks: list[list[int]] = [[] for _ in range(groups)]
+    for index in cut.kept:
+        blocks[index // size].append(index % size)
+    counts = sorted({len(block) for block in blocks})
+    if len(counts) > 1 or counts == [0]:
+        raise InfeasibleError(
+            f"{cut.name} has {groups} groups, which must all keep equally many channels "
+            f"({cut.side}), not {counts[0]} to {counts[-1]}."
+        )
+    return blocks
+
+
+# instance norms share a base with batch norms; timm's and users' subclasses are found by isinstance
+_CUTTERS: tuple[tuple[Any, Callable[..., _Result]], ...] = (
+    (nn.Linear, _cut_linear),
+    (Convolution, _cut_convolution),
+    (TransposedConvolution, _cut_transposed),
+    (nn.modules.batchnorm._NormBase, _cut_norm),
+    (nn.GroupNorm | nn.LayerNorm | nn.PReLU, _cut_norm),
+)
+
+LAYERS: Any = functools.reduce(operator.or_, (kinds for kinds, _ in _CUTTERS))
+"""The kinds of layer that can be cut, for `isinstance`."""

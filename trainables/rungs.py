@@ -1,0 +1,59 @@
+"""Rungs: the levels of training compute at which every trial is measured."""
+
+import math
+from dataclasses import dataclass
+
+from trainables.errors import InfeasibleError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stop:
+    """Where a trial is measured."""
+
+    rung: int
+    """Index of the level."""
+    steps: int
+    """Training steps taken by then, cumulative."""
+    train_flops: float
+    """What the recipe has spent by then: at most the rung's level."""
+
+
+def rung_levels(*, min_flops: float, max_flops: float, per_decade: int) -> tuple[float, ...]:
+    """Ascending levels in FLOPs: `min_flops` x 10^(k / per_decade), up to `max_flops`.
+
+    Anchored at `min_flops`, so that raising `max_flops` only adds levels.
+    """
+    if not 0 < min_flops <= max_flops:
+        raise ValueError(
+            f"rungs.min_flops={min_flops:g} must be positive and at most max_flops={max_flops:g}."
+        )
+    if per_decade < 1:
+        raise ValueError(f"rungs.per_decade={per_decade} must be at least 1.")
+    # A hair of room, so that a level that is max_flops by arithmetic is not lost to rounding.
+    count = math.floor(per_decade * math.log10(max_flops / min_flops) + 1e-6) + 1
+    return tuple(min_flops * 10 ** (k / per_decade) for k in range(count))
+
+
+def plan_stops(
+    *, levels: tuple[float, ...], target_flops: float, setup_flops: float, step_flops: float
+) -> tuple[Stop, ...]:
+    """The stops of a trial, known before its first step.
+
+    At level L a trial has taken floor((L - setup) / step) steps: it is measured at the most
+    compute that does not exceed the level. Levels that allow no step, or none more than the level
+    below, are left out. Raises `InfeasibleError` when not even one step fits under the target.
+    """
+    stops: list[Stop] = []
+    for rung, level in enumerate(levels):
+        if level > target_flops * (1 + 1e-9):
+            break
+        steps = math.floor((level - setup_flops) / step_flops)
+        if steps > (stops[-1].steps if stops else 0):
+            spent = setup_flops + steps * step_flops
+            stops.append(Stop(rung=rung, steps=steps, train_flops=spent))
+    if not stops:
+        raise InfeasibleError(
+            f"preparing costs {setup_flops:.3g} FLOPs and one step {step_flops:.3g}, more together "
+            f"than the {target_flops:.3g} aimed at"
+        )
+    return tuple(stops)

@@ -1,0 +1,206 @@
+"""The Tune trainable: one reusable actor that runs recipe after recipe, a rung a step.
+
+The only file of this room that knows Ray. Everything it decides, `finetune.Finetuning` decides.
+"""
+
+import functools
+import gc
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import tune
+
+from search_spaces.recipe import Recipe
+from trainables.backbones import load_weights
+from trainables.checkpoints import checkpoint_folder, complete_rungs
+from trainables.errors import InfeasibleError
+from trainables.export import error_on_test, from_checkpoint
+from trainables.finetune import Backbone, Finetuning
+from trainables.images.store import ImageStore, open_store
+from trainables.images.tasks import TaskSource
+from trainables.measurement import Measurement, Outcome
+from trainables.sources import BackboneSource
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialSetting:
+    """What all trials of a sweep share."""
+
+    backbone: BackboneSource
+    task: TaskSource
+    store_resolution: int
+    """Side in pixels at which the images are decoded and kept."""
+    mirror: bool
+    """Whether a mirrored image keeps its label."""
+    levels: tuple[float, ...]
+    """Training FLOPs of the rungs, ascending."""
+    cache: str
+    """Folder for decoded images, on every node its own."""
+    trials_uri: str
+    """Where the trials' checkpoints lie, reachable from every node."""
+    threads: int
+    """CPU threads a trial."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "TrialSetting":
+        """The setting whose `to_dict` gave `values`."""
+        backbone, task = BackboneSource(**values["backbone"]), TaskSource(**values["task"])
+        levels = tuple(values["levels"])
+        return cls(**{**values, "backbone": backbone, "task": task, "levels": levels})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What a trial tells the driver at a rung, or at its end."""
+
+    outcome: Outcome
+    measurement: Measurement | None
+    """None when the trial ends without one."""
+    unmeasured_flops: float
+    """Training FLOPs executed after the last measurement by a trial that ends without one."""
+    reason: str | None
+    """Why it is infeasible or diverged."""
+    set_up_at: float
+    """When this trial's set-up began in its actor, Unix seconds."""
+    reported_at: float
+    """When the report left the actor, Unix seconds."""
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Report":
+        """The report whose `to_json` gave `text`."""
+        values = json.loads(text)
+        measured = values["measurement"]
+        return cls(
+            **values
+            | {
+                "outcome": Outcome(values["outcome"]),
+                "measurement": Measurement.from_dict(measured) if measured else None,
+            }
+        )
+
+
+class TransferTrial(tune.Trainable):
+    """Runs `config["recipe"]` from its last rung on; each step is one rung.
+
+    A trial saves its checkpoint before it reports, under `trials_uri`, so that whatever was
+    reported can be resumed and exported. After a failure Tune simply sets the trial up again: it
+    finds its newest checkpoint and first reports that one's measurement once more, which the
+    driver ignores if it has it.
+    """
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self._set_up_at = time.time()
+        setting = TrialSetting.from_dict(config["setting"])
+        torch.set_num_threads(setting.threads)
+        self._uri = f"{setting.trials_uri}/{config['trial_id']}"
+        self._finetuning: Finetuning | None = None
+        self._refusal: str | None = None
+        rungs = complete_rungs(self._uri)
+        self._resumed = bool(rungs)
+        try:
+            self._finetuning = Finetuning(
+                recipe=Recipe.from_dict(config["recipe"]),
+                seed=config["seed"],
+                backbone=_backbone(json.dumps(asdict(setting.backbone))),
+                store=_store(
+                    json.dumps(asdict(setting.task)), setting.store_resolution, setting.cache
+                ),
+                levels=setting.levels,
+                mirror=setting.mirror,
+                device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+                resume_from=checkpoint_folder(self._uri, rungs[-1]) if rungs else None,
+            )
+        except InfeasibleError as error:
+            self._refusal = str(error)
+
+    def step(self) -> dict[str, Any]:
+        report = self._next_report()
+        return {"report": report.to_json()}
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.cleanup()
+        self.setup(new_config)
+        return True
+
+    def cleanup(self) -> None:
+        self._finetuning = None
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Nothing: the trial's own checkpoint was written before its last report."""
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """Nothing: `setup` has resumed the trial from its own newest checkpoint."""
+
+    def _next_report(self) -> Report:
+        finetuning = self._finetuning
+        if finetuning is None:
+            return self._report(Outcome.INFEASIBLE, reason=self._refusal)
+        if self._resumed:
+            self._resumed = False
+            return self._report(finetuning.outcome, measurement=finetuning.measurement)
+        finetuning.advance()
+        if finetuning.outcome is Outcome.DIVERGED:
+            return self._report(
+                Outcome.DIVERGED,
+                reason="the loss is not finite",
+                unmeasured_flops=finetuning.unbilled_flops,
+            )
+        measured = finetuning.measurement
+        assert measured is not None  # advance() measures unless it diverges
+        finetuning.save(checkpoint_folder(self._uri, measured.rung))
+        return self._report(finetuning.outcome, measurement=measured)
+
+    def _report(
+        self,
+        outcome: Outcome,
+        *,
+        measurement: Measurement | None = None,
+        unmeasured_flops: float = 0.0,
+        reason: str | None = None,
+    ) -> Report:
+        return Report(
+            outcome=outcome,
+            measurement=measurement,
+            unmeasured_flops=unmeasured_flops,
+            reason=reason,
+            set_up_at=self._set_up_at,
+            reported_at=time.time(),
+        )
+
+
+@functools.lru_cache(maxsize=2)
+def _backbone(source: str) -> Backbone:
+    """Kept by the actor, so that a sweep reads its weights once an actor, not once a trial."""
+    parsed = BackboneSource(**json.loads(source))
+    return Backbone(source=parsed, weights=load_weights(parsed))
+
+
+@functools.lru_cache(maxsize=2)
+def _store(task: str, resolution: int, cache: str) -> ImageStore:
+    source = TaskSource(**json.loads(task))
+    return open_store(source, resolution=resolution, cache_dir=Path(cache))
+
+
+def measure_test_error(setting: Mapping[str, Any], checkpoint_uri: str) -> float:
+    """The error (0-1), on the task's test split, of the model in a trial's checkpoint."""
+    parsed = TrialSetting.from_dict(setting)
+    torch.set_num_threads(parsed.threads)
+    store = _store(json.dumps(asdict(parsed.task)), parsed.store_resolution, parsed.cache)
+    model = from_checkpoint(checkpoint_uri, backbone=parsed.backbone, class_names=store.class_names)
+    return error_on_test(model, store)
