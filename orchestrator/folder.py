@@ -12,6 +12,9 @@ from pyarrow import fs
 
 from trainables.errors import InputError
 
+STORED = ("journal", "measurements", "trials", "trials.parquet")
+"""What of a sweep lies where `storage.uri` says."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SweepFolder:
@@ -86,7 +89,10 @@ class SweepFolder:
     def clear(self) -> None:
         """Removes everything of the sweep, its driver's lock excepted."""
         storage = self.storage()
-        storage.delete_dir_contents("")
+        for info in storage.get_file_info(fs.FileSelector("")):
+            if info.path in STORED:
+                remove = storage.delete_dir if info.type is fs.FileType.Directory else None
+                (remove or storage.delete_file)(info.path)
         for path in self.root.iterdir() if self.root.exists() else ():
             if path.is_dir():
                 shutil.rmtree(path)

@@ -15,7 +15,8 @@ from pyarrow import fs
 
 Event = dict[str, Any]
 
-_REWRITTEN_SEGMENT_EVENTS = 200
+REWRITTEN_SEGMENT_EVENTS = 200
+"""Events of a segment on a filesystem that cannot append."""
 
 
 class Journal:
@@ -38,20 +39,26 @@ class Journal:
                 yield json.loads(line)
 
     def append(self, event: Mapping[str, Any]) -> None:
-        """Returns once the event will survive the death of this process and of its machine."""
+        """Returns once the event will survive the death of this process and of its machine.
+
+        Raises `OSError` when it cannot be written; the journal is then as it was before.
+        """
         line = json.dumps(event).encode() + b"\n"
         if not self._segment:
             self._begin_segment()
-        if self._local is not None:
-            self._local.write(line)
-            self._local.flush()
-            os.fsync(self._local.fileno())
-            return
-        self._lines.append(line)
-        with self._filesystem.open_output_stream(self._path(self._segment)) as stream:
-            stream.write(b"".join(self._lines))
-        if len(self._lines) == _REWRITTEN_SEGMENT_EVENTS:
-            self._begin_segment()
+        try:
+            if self._local is not None:
+                _write_synced(self._local, line)
+            else:
+                with self._filesystem.open_output_stream(self._path(self._segment)) as stream:
+                    stream.write(b"".join((*self._lines, line)))
+        except OSError:
+            self.close()  # what got through is this segment's torn end; the next begins another
+            raise
+        if self._local is None:
+            self._lines.append(line)
+            if len(self._lines) == REWRITTEN_SEGMENT_EVENTS:
+                self._begin_segment()
 
     def close(self) -> None:
         """Releases the open segment; appending again begins a new one."""
@@ -61,11 +68,12 @@ class Journal:
 
     def _begin_segment(self) -> None:
         taken = [int(Path(path).stem.removeprefix("segment-")) for path in self._segments()]
-        self._segment = max(taken, default=0) + 1
-        self._lines = []
-        local = _local_path(self._filesystem, self._path(self._segment))
+        segment = max(taken, default=0) + 1
+        local = _local_path(self._filesystem, self._path(segment))
         if local is not None:
-            self._local = local.open("xb")
+            self._local = local.open("xb", buffering=0)
+            _sync_folder(local.parent)
+        self._segment, self._lines = segment, []
 
     def _segments(self) -> list[str]:
         found = self._filesystem.get_file_info(fs.FileSelector(self._folder))
@@ -79,3 +87,19 @@ def _local_path(filesystem: fs.FileSystem, path: str) -> Path | None:
     if isinstance(filesystem, fs.SubTreeFileSystem):
         return _local_path(filesystem.base_fs, f"{filesystem.base_path.rstrip('/')}/{path}")
     return Path(path) if isinstance(filesystem, fs.LocalFileSystem) else None
+
+
+def _write_synced(file: BinaryIO, line: bytes) -> None:
+    """Unbuffered, so that nothing of a line that failed is written by a later flush."""
+    while line:
+        line = line[file.write(line) :]
+    os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes a new file's name as durable as its content."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -73,14 +73,15 @@ def meta_copy(model: nn.Module) -> nn.Module:
     Parameters and buffers are not copied on the way, so the memory needed is that of the modules.
     """
     memo: dict[int, Any] = {}
-    for tensor in itertools.chain(model.parameters(), model.buffers()):
-        empty = torch.empty_like(tensor, device="meta", requires_grad=False)
-        memo[id(tensor)] = (
-            nn.Parameter(empty, requires_grad=tensor.requires_grad)
-            if isinstance(tensor, nn.Parameter)
-            else empty
-        )
-    return copy.deepcopy(model, memo)
+    with torch.inference_mode(mode=False):
+        for tensor in itertools.chain(model.parameters(), model.buffers()):
+            empty = torch.empty_like(tensor, device="meta", requires_grad=False)
+            memo[id(tensor)] = (
+                nn.Parameter(empty, requires_grad=tensor.requires_grad)
+                if isinstance(tensor, nn.Parameter)
+                else empty
+            )
+        return copy.deepcopy(model, memo)
 
 
 def float_dtype(model: nn.Module) -> torch.dtype:

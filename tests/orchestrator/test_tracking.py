@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import socket
 import sqlite3
 import subprocess
@@ -441,10 +440,9 @@ def test_a_test_error_measured_at_the_end_reaches_run_and_model(store: Store) ->
 def test_a_test_error_measured_while_the_driver_was_away_is_not_missed(store: Store) -> None:
     first, last = trial(0, errors=(0.5, 0.4)).measurements
     last = replace(last, test_error=0.42)
-    store.tracker().sync(snapshot("s", trial(0, measurements=(first, last))))
-    first = replace(first, test_error=0.52)
-    record = trial(0, measurements=(first, last))
-    store.tracker().sync(snapshot("s", record))
+    for known in ((first, last), (replace(first, test_error=0.52), last)):
+        record = trial(0, measurements=known)  # no longer on the frontier
+        store.tracker().sync(snapshot("s", record, frontier=Frontier()))
     history = store.client.get_metric_history(store.trial(record).info.run_id, "test_error")
     assert sorted((m.step, m.value) for m in history) == [(0, 0.52), (1, 0.42)]
 
@@ -614,6 +612,8 @@ def test_doubles_and_orphans_are_removed(store: Store) -> None:
     assert len(store.runs("tags.`prunetune.kind` = 'trial'")) == 3
     assert store.sweep().info.run_name == "sweep s"
     assert store.points() == points_of(shown)
+    models = store.client.search_logged_models([store.experiment_id])
+    assert len(models) == len(shown.frontier.points)
 
 
 def test_a_run_deleted_by_hand_is_made_again(store: Store) -> None:
@@ -667,14 +667,12 @@ def test_an_attached_model_loads_through_pyfunc(
     with pytest.raises(Exception, match="uint8"):
         loaded.predict(np.zeros((3, 8, 8, 3), dtype=np.float32))
 
-    shutil.rmtree(export)
-    again = store.tracker()
-    export.mkdir()  # empty: had it been uploaded again, loading would fail
+    (export / "value.txt").write_text("0.75")
+    again = store.tracker()  # uploads are remembered over a restart
     again.attach_model(shown.frontier.points[0], export)
     again.sync(shown)
-    assert pyfunc.load_model(f"models:/{model.model_id}").predict(
-        np.zeros((1, 8, 8, 3), dtype=np.uint8)
-    ).shape == (1, 2)
+    loaded = pyfunc.load_model(f"models:/{model.model_id}")
+    assert loaded.predict(np.zeros((1, 8, 8, 3), dtype=np.uint8)).tolist() == [[0.25, 0.25]]
 
 
 def test_attached_files_lie_beside_the_sweep_in_their_last_version(
@@ -688,6 +686,8 @@ def test_attached_files_lie_beside_the_sweep_in_their_last_version(
         tracker.sync(snapshot("s"))
     uri = f"{store.sweep().info.artifact_uri}/report.html"
     assert Path(download_artifacts(uri)).read_text() == "second"
+    report.unlink()
+    tracker.sync(snapshot("s"))  # what was uploaded is not wanted again
 
 
 def test_what_is_not_there_cannot_be_attached(store: Store, tmp_path: Path) -> None:
@@ -776,6 +776,13 @@ def test_a_server_that_comes_late_misses_nothing(
         assert store.trial(shown.trials[1]).info.status == "FINISHED"
         assert store.sweep().info.status == "KILLED"
     assert len([r for r in caplog.records if "is not up to date" in r.message]) == 1
+
+
+def test_a_server_that_is_away_is_noticed_at_once(store: Store) -> None:
+    start = time.monotonic()
+    with pytest.raises(InputError, match="Start the server or correct the tracking URI"):
+        store.tracker(uri=f"http://127.0.0.1:{_free_port()}").check()
+    assert time.monotonic() - start < 10  # MLflow alone tries for minutes
 
 
 def test_closing_without_a_server_ends_in_time_and_says_so(store: Store) -> None:

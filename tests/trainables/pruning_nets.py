@@ -80,3 +80,17 @@ class Squeeze(nn.Module):
     def forward(self, maps: Tensor) -> Tensor:
         gate = self.expand(F.relu(self.reduce(maps.mean((2, 3), keepdim=True))))
         return maps * torch.sigmoid(gate)
+
+
+class TwoBranches(nn.Module):
+    """A product of two convolutions, neither computed from the other: no gate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left = nn.Conv2d(3, 8, 1)
+        self.right = nn.Conv2d(3, 8, 1)
+        self.last = nn.Conv2d(8, 6, 1)
+        self.head = nn.Linear(6, 5)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.last(self.left(images) * self.right(images)).mean((2, 3)))

@@ -5,7 +5,7 @@ import copy
 import pytest
 import timm
 import torch
-from pruning_nets import Chain, CifarResNet, Squeeze
+from pruning_nets import Chain, CifarResNet, Squeeze, TwoBranches
 from torch import Tensor, nn
 
 from trainables.errors import InfeasibleError
@@ -70,20 +70,6 @@ def test_a_gate_neither_makes_nor_reads_the_channels_it_scales() -> None:
     assert inner_of(groups) == {"first", "between.reduce"}
 
 
-class TwoBranches(nn.Module):
-    """A product of two convolutions, neither computed from the other: no gate."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.left = nn.Conv2d(3, 8, 1)
-        self.right = nn.Conv2d(3, 8, 1)
-        self.last = nn.Conv2d(8, 6, 1)
-        self.head = nn.Linear(6, 5)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.last(self.left(images) * self.right(images)).mean((2, 3)))
-
-
 def test_a_product_of_two_branches_has_two_producers() -> None:
     (both,) = [g for g in groups_of(TwoBranches(), "head").values() if len(g.producers) == 2]
     assert set(both.producers) == {"left", "right"}
@@ -113,29 +99,30 @@ def test_a_concatenation_joins() -> None:
     assert len(inner) == 4
 
 
-class Recurrent(nn.Module):
+class Embedded(nn.Module):
+    """Multi-head attention over the places of a map."""
+
     def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Conv2d(3, 8, 4, stride=4)
-        self.memory = nn.LSTM(8, 8, batch_first=True)
+        self.mixer = nn.MultiheadAttention(8, 2, batch_first=True)
         self.head = nn.Linear(8, 5)
 
     def forward(self, images: Tensor) -> Tensor:
-        steps, _ = self.memory(self.stem(images).flatten(2).transpose(1, 2))
-        return self.head(steps[:, -1])
+        tokens = self.stem(images).flatten(2).transpose(1, 2)
+        return self.head(self.mixer(tokens, tokens, tokens)[0].mean(1))
 
 
 def test_a_layer_that_cannot_be_cut_is_named() -> None:
-    with pytest.raises(InfeasibleError, match=r"memory is a LSTM, whose channels cannot be cut"):
-        groups_of(Recurrent(), "head")
-    multiplied = Chain(nn.Conv2d(4, 8, 1, groups=8) if False else nn.Identity())
-    multiplied.second = nn.Conv2d(8, 4, 3, padding=1, groups=4)
-    multiplied.head = nn.Linear(4, 5)
-    with pytest.raises(InfeasibleError, match="second is a Conv2d with one filter a group and sev"):
-        groups_of(multiplied, "head")
-    transposed = Chain(nn.ConvTranspose2d(8, 8, 1, groups=2))
-    with pytest.raises(InfeasibleError, match="between is a grouped transposed convolution"):
-        groups_of(transposed, "head")
+    faults = {group.name: group.fault for group in groups_of(Embedded(), "head").values()}
+    assert "mixer is a MultiheadAttention, whose channels cannot be cut" in str(faults["stem"])
+    reducing = Chain(nn.Identity())
+    reducing.second = nn.Conv2d(8, 4, 3, padding=1, groups=4)
+    reducing.head = nn.Linear(4, 5)
+    fault = groups_of(reducing, "head")["first"].fault
+    assert fault == "second is a Conv2d with one filter a group that reads several channels."
+    transposed = groups_of(Chain(nn.ConvTranspose2d(8, 8, 1, groups=2)), "head")
+    assert "between is a grouped transposed" in str(transposed["first"].fault)
 
 
 class ReadsValues(nn.Module):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from pruning_nets import Chain, CifarResNet
+from pruning_nets import Chain, TwoBranches
 from torch import nn
 
 from trainables.pruning.engine import find_groups
@@ -15,8 +15,8 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 FILTERS = (
-    (torch.tensor([[3.0, -4.0], [1.0, 1.0]]), torch.tensor([0, 2])),
-    (torch.tensor([[0.0, -2.0]]), torch.tensor([2])),
+    (torch.tensor([[3.0, -4.0], [1.0, 1.0]]).double(), torch.tensor([0, 2])),
+    (torch.tensor([[0.0, -2.0]]).double(), torch.tensor([2])),
 )
 
 
@@ -37,15 +37,13 @@ def test_every_criterion_has_a_selector() -> None:
     assert set(SELECTORS) == set(Criterion)
 
 
-def test_filters_of_a_stream_come_from_all_its_producers() -> None:
-    model = CifarResNet(blocks=2)
-    graph = find_groups(model, resolution=16, head=["linear"])
-    (stream,) = [g for g in graph.groups if g.name == "layer3.0.conv2"]
-    filters = filters_of(model, stream)
-    assert [rows.shape for rows, _ in filters] == [(64, 64 * 9)] * 2
-    expected = model.layer3[0].conv2.weight.flatten(1), model.layer3[1].conv2.weight.flatten(1)
-    scores = SELECTORS[Criterion.L1](filters, 64, generator())
-    assert torch.allclose(scores, sum(w.double().abs().sum(1) for w in expected))
+def test_filters_of_shared_channels_come_from_all_their_producers() -> None:
+    model = TwoBranches()
+    graph = find_groups(model, resolution=16, head=["head"])
+    (shared,) = [group for group in graph.groups if "left" in group.producers]
+    scores = SELECTORS[Criterion.L1](filters_of(model, shared), 8, generator())
+    expected = sum(layer.weight.abs().sum((1, 2, 3)) for layer in (model.left, model.right))
+    assert torch.allclose(scores, expected.double())
 
 
 def test_filters_of_a_transposed_convolution_are_its_outputs() -> None:

@@ -30,7 +30,7 @@ from trainables.pruning.groups import (
     is_depthwise,
 )
 
-GRAPH_SECONDS = 120.0
+GRAPH_SECONDS = 60.0
 """Time limit on building a graph; the median model takes well under one second."""
 
 _JOINS = {OPTYPE.CONCAT, OPTYPE.SPLIT, OPTYPE.SLICE, OPTYPE.UNBIND}
@@ -55,8 +55,8 @@ def find_groups(
     """The channel groups of `model`, whose classifier's modules are named in `head`.
 
     Channels of the input images form no group. Channels that a gated split ties to one another
-    are not told apart from free ones. Raises `InfeasibleError` where the model cannot be traced,
-    takes longer than `seconds`, or holds a layer in a group that nothing here can cut.
+    are not told apart from free ones. Raises `InfeasibleError` where the model cannot be traced or
+    that takes longer than `seconds`; a group with a layer that cannot be cut has a `fault`.
     """
     skeleton = _traceable_copy(model)
     names = {id(module): name for name, module in skeleton.named_modules()}
@@ -67,9 +67,7 @@ def find_groups(
         for name, module in skeleton.named_modules()
         if isinstance(module, _SIDED) and not is_depthwise(module)
     ]
-    images = torch.empty(
-        (1, channels, resolution, resolution), dtype=float_dtype(model), device="meta"
-    )
+    shape = 1, channels, resolution, resolution
     graph = _BoundedGraph(seconds)
     try:
         with (
@@ -78,6 +76,7 @@ def find_groups(
             torch.enable_grad(),
         ):
             warnings.simplefilter("ignore")  # its doubts are settled by the proof, not by a print
+            images = torch.empty(shape, dtype=float_dtype(model), device="meta")
             graph.build_dependency(
                 skeleton, images, forward_fn=lambda net, batch: net(batch), verbose=False
             )
@@ -90,11 +89,9 @@ def find_groups(
     for hook in hooks:
         hook.remove()
     order = {name: position for position, name in enumerate(layers)}
-    groups = (_read(group, graph=graph, names=names, head=head) for group in found)
-    return ChannelGraph(
-        groups=tuple(sorted(groups, key=lambda group: order.get(group.name, len(order)))),
-        layers=layers,
-    )
+    groups = [_read(group, graph=graph, names=names, head=head, order=order) for group in found]
+    groups.sort(key=lambda group: order.get(group.name, len(order)))
+    return ChannelGraph(groups=tuple(groups), layers=layers)
 
 
 class _BoundedGraph(torch_pruning.DependencyGraph):  # type: ignore[misc]  # untyped library
@@ -135,10 +132,16 @@ def _note_width(layers: dict[str, int], name: str) -> Callable[[nn.Module, Any, 
 
 
 def _read(
-    group: Any, *, graph: _BoundedGraph, names: Mapping[int, str], head: Collection[str]
+    group: Any,
+    *,
+    graph: _BoundedGraph,
+    names: Mapping[int, str],
+    head: Collection[str],
+    order: Mapping[str, int],
 ) -> ChannelGroup:
     root = group[0].dep.target
-    members = []
+    members: list[Member] = []
+    fault = None
     made_by: dict[str, Any] = {}
     read_by: dict[str, Any] = {}
     for item in group:
@@ -146,45 +149,67 @@ def _read(
         name = names.get(id(node.module))
         if name is None:  # an operation, not a layer
             continue
-        side = _side(node, item.dep.handler, graph=graph, name=name)
-        if node.type in _LAYERS and not is_depthwise(node.module):
+        side = _side(node, item.dep.handler, graph=graph)
+        if node.type in _LAYERS:
             (made_by if side is Side.OUT else read_by)[name] = node
-        members.append(
-            Member(
-                name=name,
-                side=side,
-                width=_width(node.module, side, dim=node.pruning_dim),
-                blocks=_blocks(node.module),
-                channels=tuple(item.root_idxs),
-                indices=tuple(item.idxs),
+        fault = fault or _fault(item, side=side, name=name)
+        if fault is None:
+            members.append(
+                Member(
+                    name=name,
+                    side=side,
+                    width=_width(node.module, side, dim=node.pruning_dim),
+                    blocks=_blocks(node.module),
+                    channels=tuple(item.root_idxs),
+                    indices=tuple(item.idxs),
+                )
             )
-        )
     types = {item.dep.target.type for item in group}
     gates = _gates(list(made_by.values())) if len(made_by) > 1 else set()
+    producers = [name for name, node in made_by.items() if node not in gates]
+    producers.sort(key=lambda name: order.get(name, len(order)))
     return ChannelGroup(
-        name=names[id(root.module)],
+        name=producers[0] if producers else names[id(root.module)],
         width=_width(root.module, Side.OUT),
         members=tuple(members),
-        producers=tuple(name for name, node in made_by.items() if node not in gates),
+        producers=tuple(producers),
         consumers=tuple(name for name, node in read_by.items() if not _only_gates(node, gates)),
         joins=not types.isdisjoint(_JOINS),
         is_output=OPTYPE.OUTPUT in types or any(name in head for name in made_by),
         is_representation=any(name in head for name in read_by),
+        fault=fault,
     )
 
 
-def _side(node: Any, handler: Any, *, graph: _BoundedGraph, name: str) -> Side:
-    module = node.module
-    if is_depthwise(module) or isinstance(module, _CHANNELWISE) or node.type == OPTYPE.PARAMETER:
+def _side(node: Any, handler: Any, *, graph: _BoundedGraph) -> Side:
+    if node.type not in _LAYERS:
         return Side.BOTH
-    if not isinstance(module, _SIDED) or node.type == OPTYPE.DEPTHWISE_CONV:
-        kind = type(module).__name__
-        if isinstance(module, _SIDED):
-            kind += " with one filter a group and several inputs"
-        raise InfeasibleError(f"{name} is a {kind}, whose channels cannot be cut.")
-    if isinstance(module, TransposedConvolution) and module.groups > 1:
-        raise InfeasibleError(f"{name} is a grouped transposed convolution, which cannot be cut.")
     return Side.OUT if graph.is_out_channel_pruning_fn(handler) else Side.IN
+
+
+def _fault(item: Any, *, side: Side, name: str) -> str | None:
+    """Why the layer of a group's `item` cannot be cut, if it cannot."""
+    node = item.dep.target
+    module = node.module
+    kind = type(module).__name__
+    if isinstance(module, _SIDED):
+        if node.type == OPTYPE.DEPTHWISE_CONV and not is_depthwise(module):
+            return f"{name} is a {kind} with one filter a group that reads several channels."
+        if (
+            isinstance(module, TransposedConvolution)
+            and module.groups > 1
+            and side is not Side.BOTH
+        ):
+            return f"{name} is a grouped transposed convolution, which cannot be cut."
+    elif not isinstance(module, _CHANNELWISE) and node.type != OPTYPE.PARAMETER:
+        return f"{name} is a {kind}, whose channels cannot be cut."
+    width = _width(module, side, dim=node.pruning_dim)
+    if None in item.root_idxs or not all(0 <= index < width for index in item.idxs):
+        return (
+            f"{name} has {width} channels ({side}), but the dependency graph ties others to it; it "
+            "does not follow an operation beside this layer."
+        )
+    return None
 
 
 def _width(module: nn.Module | nn.Parameter, side: Side, *, dim: int = -1) -> int:

@@ -48,7 +48,7 @@ class ChannelGroup:
     """Channels that flow through the same layers, so that removing one cuts all its members."""
 
     name: str
-    """The layer whose outputs number the channels."""
+    """The first layer that makes the channels."""
     width: int
     """Channels in the group."""
     members: tuple[Member, ...]
@@ -63,6 +63,8 @@ class ChannelGroup:
     """The channels are the model's or its classifier's outputs and never go."""
     is_representation: bool
     """The classifier reads the channels."""
+    fault: str | None = None
+    """Why no channel can go, as a sentence naming the layer; `None` where they can."""
 
     @property
     def is_inner(self) -> bool:

@@ -63,13 +63,15 @@ def mend(model: Any, *, dense: DeclaredShapes, pruned: DeclaredShapes) -> None:
         return
     narrowed = _narrowed(width, dense.features, pruned.features)
     model.num_features = narrowed
-    if isinstance(getattr(model, "head_hidden_size", None), int):
-        model.head_hidden_size = _classifier_inputs(model) or narrowed
+    renamed = {width: narrowed}
+    hidden = getattr(model, "head_hidden_size", None)
+    if isinstance(hidden, int):
+        model.head_hidden_size = renamed[hidden] = _classifier_inputs(model) or narrowed
     head: Any = getattr(model, "head", None)
     if isinstance(head, nn.Module) and not isinstance(head, nn.Linear | nn.Conv2d):
         for name in ("in_features", "num_features"):
-            if getattr(head, name, None) == width:
-                setattr(head, name, narrowed)
+            if (declared := getattr(head, name, None)) in renamed:
+                setattr(head, name, renamed[declared])
 
 
 def _taps(model: nn.Module) -> Iterator[tuple[str, dict[str, Any]]]:

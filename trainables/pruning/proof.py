@@ -61,7 +61,8 @@ def _randomised(model: nn.Module) -> nn.Module:
             with torch.no_grad():
                 if parameter.dim() > 1:
                     fan_in = parameter[0].numel()
-                    parameter.normal_(std=(2 / fan_in) ** 0.5, generator=generator)
+                    bound = (6 / fan_in) ** 0.5
+                    parameter.uniform_(-bound, bound, generator=generator)
                 else:
                     parameter.uniform_(0.5, 1.5, generator=generator)
             parameter.requires_grad = True

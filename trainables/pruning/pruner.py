@@ -1,6 +1,6 @@
 """Prunes filters of a pretrained model, and rebuilds a pruned one."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -40,18 +40,7 @@ def prune(
     if plan.ratio == 0:
         return PrunedStructure()
     graph = find_groups(model, resolution=resolution, channels=channels, head=names)
-    groups = _prunable(model, graph, plan.width_rule, names)
-    generator = torch.Generator().manual_seed(seed)
-    scores = [
-        SELECTORS[plan.criterion](filters_of(model, group), group.width, generator)
-        for group in groups
-    ]
-    cuts = _cuts(groups, widths.keep(groups, scores, plan))
-    if not cuts:
-        raise InfeasibleError(
-            f"ratio={plan.ratio} with round_to={plan.round_to} removes no channel of "
-            f"{type(model).__name__}: every width is rounded back to what it was."
-        )
+    cuts = planned_cuts(model, graph, plan, head=names, seed=seed)
     prove(model, cuts, resolution=resolution, channels=channels)
     structure = PrunedStructure(cuts=cuts)
     rebuild(model, structure, resolution=resolution, channels=channels)
@@ -75,6 +64,28 @@ def rebuild(
     metadata.mend(model, dense=dense, pruned=pruned)
 
 
+def planned_cuts(
+    model: nn.Module, graph: ChannelGraph, plan: PruningPlan, *, head: Collection[str], seed: int
+) -> tuple[Cut, ...]:
+    """The cuts that `plan` asks for, given the model's channel groups; nothing is changed.
+
+    `head` names the classifier's modules. Raises `InfeasibleError` where the plan cannot be met.
+    """
+    groups = _prunable(model, graph, plan.width_rule, head)
+    generator = torch.Generator().manual_seed(seed)
+    scores = [
+        SELECTORS[plan.criterion](filters_of(model, group), group.width, generator)
+        for group in groups
+    ]
+    cuts = _cuts(groups, widths.keep(groups, scores, plan))
+    if not cuts:
+        raise InfeasibleError(
+            f"ratio={plan.ratio} with round_to={plan.round_to} removes no channel of "
+            f"{type(model).__name__}: every width is rounded back to what it was."
+        )
+    return cuts
+
+
 def _head_names(model: nn.Module, head: nn.Module | str) -> frozenset[str]:
     modules = dict(model.named_modules())
     for name, module in modules.items():
@@ -89,19 +100,23 @@ def _head_names(model: nn.Module, head: nn.Module | str) -> frozenset[str]:
 
 
 def _prunable(
-    model: nn.Module, graph: ChannelGraph, rule: WidthRule, head: frozenset[str]
+    model: nn.Module, graph: ChannelGraph, rule: WidthRule, head: Collection[str]
 ) -> list[ChannelGroup]:
     """The groups that `rule` names; none of them, and no layer they must cover, may be missing."""
     made = [group for group in graph.groups if group.producers and group.width > 1]
     free = [group for group in made if not group.is_output]
     if rule is WidthRule.INNER:
-        inner = [group for group in free if group.is_inner]
-        if not inner:
+        free = [group for group in free if group.is_inner]
+    for group in free:
+        if group.fault is not None:
+            raise InfeasibleError(f"{group.name} cannot be pruned: {group.fault}")
+    if rule is WidthRule.INNER:
+        if not free:
             raise InfeasibleError(
                 f"{type(model).__name__} has no block-internal channels to prune; "
                 "the width rule 'all' may find some."
             )
-        return inner
+        return free
     covered: dict[str, set[int]] = {}
     for group in free:
         for member in group.members:

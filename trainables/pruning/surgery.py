@@ -34,9 +34,10 @@ def apply(model: nn.Module, cuts: Sequence[Cut]) -> None:
     by_layer: dict[str, dict[Side, Cut]] = {}
     for cut in cuts:
         by_layer.setdefault(cut.name, {})[cut.side] = cut
-    results = [_cut(model, name, sides) for name, sides in by_layer.items()]
-    for result in results:
-        result.commit()
+    with torch.inference_mode(mode=False), torch.no_grad():
+        results = [_cut(model, name, sides) for name, sides in by_layer.items()]
+        for result in results:
+            result.commit()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,8 +74,7 @@ def _cut(model: nn.Module, name: str, sides: Sides) -> _Result:
         raise InfeasibleError(f"{name} is parametrized and cannot be cut; remove it first.")
     for kinds, cutter in _CUTTERS:
         if isinstance(layer, kinds):
-            with torch.no_grad():
-                return cutter(layer, sides)
+            return cutter(layer, sides)
     raise InfeasibleError(f"{name} is a {type(layer).__name__}, whose channels cannot be cut.")
 
 

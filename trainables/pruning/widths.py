@@ -29,11 +29,12 @@ def keep(
 
 
 def rounded_width(width: int, *, share: float, round_to: int = 1) -> int:
-    """The multiple of `round_to` nearest to `share` × `width`, halves upwards.
+    """`share` × `width` channels, a fraction dropped, then the nearest multiple of `round_to`.
 
-    At least one multiple, never more than `width`.
+    Halves go upwards; at least one multiple, never more than `width`.
     """
-    multiples = math.floor(round(share * width / round_to, 9) + 0.5)  # 9: 0.1 is not a binary share
+    channels = math.floor(round(share * width, 9))  # 9 digits: 1 - 0.9 is a little less than 0.1
+    multiples = math.floor(channels / round_to + 0.5)
     return min(width, max(1, multiples) * round_to)
 
 

@@ -1,0 +1,42 @@
+# Every target sets itself up: a virtual environment in .venv, at the versions of requirements.lock.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test test-slow test-shared lint bench gtsrb lock clean
+
+demo: $(READY)  ## run the main job on real images, in about three minutes
+	$(BIN)/prunetune demo
+
+test: $(READY) lint  ## the default tests, minutes on two cores
+	$(BIN)/pytest
+
+test-slow: $(READY)  ## what takes longer: ten kills of one driver
+	$(BIN)/pytest -m slow
+
+test-shared: $(READY)  ## what needs the data and weights beside the checkout
+	$(BIN)/pytest -m shared
+
+lint: $(READY)  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY)  ## overhead and hand-over of a sweep against a bare loop
+	$(BIN)/python -m tests.benchmarks.overhead
+
+gtsrb: $(READY)  ## the README's sweep on traffic signs, about twenty minutes
+	$(BIN)/prunetune sweep tests/benchmarks/gtsrb.yaml
+
+$(READY): pyproject.toml requirements.lock
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "prunetune needs Python 3.11 or newer; set PYTHON=/path/to/one.")'
+	$(PYTHON) -m venv $(VENV)
+	PIP_CONSTRAINT=requirements.lock $(BIN)/pip install --quiet --editable '.[dev]'
+	touch $@
+
+lock: $(READY)  ## write requirements.lock anew from what is installed, versions only
+	$(BIN)/pip freeze --exclude-editable > requirements.lock
+
+clean:
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache build *.egg-info

@@ -1,0 +1,166 @@
+"""`kill -9` on the driver at random moments, then the same command: as if nothing had happened."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+import yaml
+from mlflow import MlflowClient
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+
+from analysis.table import read_measurements, read_trials, rows
+
+TRIALS = 16
+CONFIG = {
+    "name": "killed",
+    "seed": 3,
+    "task": {"source": "digits", "resolution": 16, "mirror": False},
+    "backbone": {"model": "test_resnet"},
+    "budget": {"trials": TRIALS},
+    "rungs": {"min_flops": 2e9, "max_flops": 2e10, "per_decade": 3},
+    # generations, so that the killed sweep can be compared with one that was left alone
+    "search": {"startup_trials": 4, "generation": 4, "min_peers": 3},
+    "space": {"ranges": {"batch_size": 16, "target_rung": [1, 3]}},
+}
+
+
+def _config(folder: Path) -> Path:
+    path = folder / "sweep.yaml"
+    path.write_text(yaml.safe_dump(CONFIG | {"storage": {"folder": str(folder / "run")}}))
+    return path
+
+
+def _start(config: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "orchestrator", "sweep", str(config)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+
+
+def _finish(config: Path) -> None:
+    process = _start(config)
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output.decode()
+
+
+def _events(folder: Path) -> list[dict[str, Any]]:
+    lines = []
+    for segment in sorted((folder / "run" / "journal").glob("segment-*")):
+        lines += segment.read_text().split("\n")[:-1]
+    return [json.loads(line) for line in lines]
+
+
+def _kill_at_a_random_moment(config: Path, chance: random.Random) -> bool:
+    """Starts the driver and kills it a few events later; False when it finished before."""
+    folder = config.parent
+    wanted = len(_events(folder)) + chance.randint(1, 8)
+    delay = chance.uniform(0.0, 0.6)
+    process = _start(config)
+    try:
+        while process.poll() is None and len(_events(folder)) < wanted:
+            time.sleep(0.02)
+        time.sleep(delay)
+        if process.poll() is not None:
+            return False
+        os.kill(process.pid, signal.SIGKILL)
+        return True
+    finally:
+        process.communicate(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the same sweep, left alone."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    _finish(_config(folder))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "kills", [2, pytest.param(10, marks=[pytest.mark.slow, pytest.mark.timeout(1200)])]
+)
+def test_a_killed_driver_loses_and_repeats_nothing(
+    kills: int, tmp_path: Path, undisturbed: Path
+) -> None:
+    config = _config(tmp_path)
+    chance = random.Random(kills)
+    survived = sum(_kill_at_a_random_moment(config, chance) for _ in range(kills))
+    assert survived == kills, "the sweep was over before all kills: give it more to do"
+    _finish(config)
+
+    _check_journal(_events(tmp_path))
+    _check_tables(tmp_path, undisturbed)
+    _check_study(tmp_path)
+    _check_mlflow(tmp_path)
+
+
+def _check_journal(events: list[dict[str, Any]]) -> None:
+    """No finished trial was run again and none is missing."""
+    finished: set[str] = set()
+    for event in events:
+        if event["event"] in ("measured", "restarted", "finished"):
+            assert event["trial_id"] not in finished
+        if event["event"] == "finished":
+            finished.add(event["trial_id"])
+    assert len(finished) == TRIALS
+    measured = Counter(
+        (e["trial_id"], e["measurement"]["rung"]) for e in events if e["event"] == "measured"
+    )
+    assert set(measured.values()) == {1}
+
+
+def _check_tables(killed: Path, undisturbed: Path) -> None:
+    """No row twice, none missing, and every value as if there had been no kill."""
+    same = ("number", "rung", "train_flops", "val_error", "val_loss", "test_error", "recipe_id")
+    curves = [
+        sorted(tuple(row.get(name) for name in same) for row in rows(read_measurements(at / "run")))
+        for at in (killed, undisturbed)
+    ]
+    assert curves[0] == curves[1]
+    assert len({row[:2] for row in curves[0]}) == len(curves[0])
+    states = [
+        {row["number"]: row["state"] for row in rows(read_trials(at / "run"))}
+        for at in (killed, undisturbed)
+    ]
+    assert states[0] == states[1]
+
+
+def _check_study(folder: Path) -> None:
+    """Optuna has every trial once and none running."""
+    storage = JournalStorage(JournalFileBackend(str(folder / "run" / "optuna.journal")))
+    (summary,) = optuna.get_all_study_summaries(storage)
+    study = optuna.load_study(study_name=summary.study_name, storage=storage)
+    assert len(study.trials) == TRIALS
+    assert all(trial.state.is_finished() for trial in study.trials)
+
+
+def _check_mlflow(folder: Path) -> None:
+    """MLflow has one parent and every trial once, all ended, each with its whole curve."""
+    client = MlflowClient(tracking_uri=f"sqlite:///{folder / 'run' / 'mlflow.db'}")
+    (experiment,) = [e for e in client.search_experiments() if e.name == "prunetune"]
+    runs = client.search_runs([experiment.experiment_id], max_results=1000)
+    assert {run.info.status for run in runs} <= {"FINISHED", "FAILED", "KILLED"}
+    parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    assert len(parents) == 1
+    trials = Counter(
+        run.data.tags["prunetune.trial_id"] for run in runs if run not in parents
+    )
+    assert len(trials) == TRIALS
+    assert set(trials.values()) == {1}
+    curve = Counter(row["trial_id"] for row in rows(read_measurements(folder / "run")))
+    for run in runs:
+        if run not in parents:
+            trial_id = run.data.tags["prunetune.trial_id"]
+            history = client.get_metric_history(run.info.run_id, "val_error")
+            assert len(history) == curve.get(trial_id, 0)
