@@ -13,6 +13,7 @@ from analysis.table import (
     MissingTableError,
     Row,
     Rows,
+    Source,
     frontier_of,
     read_measurements,
     read_trials,
@@ -30,27 +31,32 @@ class MissingSweepError(ValueError):
     """The folder is no sweep's, or its configuration cannot be read; the message says which."""
 
 
-def write_report(sweep_folder: Path, output: Path) -> None:
+def write_report(sweep_folder: Path, output: Path, *, tables: Source | None = None) -> None:
     """Writes the report of the sweep in `sweep_folder` to `output`, replacing what is there.
 
-    Reads `sweep.yaml`, `measurements/` and `trials.parquet`; a sweep that has measured nothing
+    Reads `sweep.yaml`, and `measurements/` and `trials.parquet` from `tables` if they do not lie
+    in the folder; a sweep that has measured nothing
     yet gives a page that says so. The page links to nothing, runs no script and escapes whatever
     it shows.
     """
-    page = render(sweep_folder)
+    page = render(sweep_folder, tables=tables)
     output.parent.mkdir(parents=True, exist_ok=True)
     unfinished = output.with_name(f".{output.name}.unfinished")
     unfinished.write_text(page, encoding="utf-8")
     unfinished.replace(output)
 
 
-def render(sweep_folder: Path) -> str:
-    """The report as HTML; `MissingSweepError` when the folder is no sweep's."""
+def render(sweep_folder: Path, *, tables: Source | None = None) -> str:
+    """The report as HTML, as `write_report` writes it.
+
+    Raises `MissingSweepError` when the folder is no sweep's.
+    """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     config_text, config = _config(sweep_folder)
-    measurements = _rows_or_none_yet(read_measurements, sweep_folder)
-    trials = _rows_or_none_yet(read_trials, sweep_folder)
+    tables = sweep_folder if tables is None else tables
+    measurements = _rows_or_none_yet(read_measurements, tables)
+    trials = _rows_or_none_yet(read_trials, tables)
     frontier = frontier_of(measurements)
     importance = recipe_importance(measurements)
     environment = Environment(
@@ -99,9 +105,9 @@ def _config(sweep_folder: Path) -> tuple[str, Mapping[str, Any]]:
     return text, config
 
 
-def _rows_or_none_yet(read: Callable[[Path], Rows], sweep_folder: Path) -> list[dict[str, Any]]:
+def _rows_or_none_yet(read: Callable[[Source], Rows], tables: Source) -> list[dict[str, Any]]:
     try:
-        return rows(read(sweep_folder))
+        return rows(read(tables))
     except MissingTableError:
         return []  # a sweep that has just begun; the page says that nothing was measured
 

@@ -1,19 +1,26 @@
-"""The command line."""
+"""The command line. It starts fast: what a command needs is imported by that command."""
 
+import errno
 import json
+import math
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+from rich.text import Text
 
 if TYPE_CHECKING:
     from analysis.frontier import Frontier, FrontierPoint
 
 app = typer.Typer(
     help="Finds the compute-optimal frontier of transfer learning.",
+    epilog="Example: prunetune demo",
+    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
@@ -22,7 +29,7 @@ app = typer.Typer(
 ConfigFile = Annotated[Path, typer.Argument(help="The config, a YAML file.", metavar="CONFIG.yaml")]
 Overrides = Annotated[
     list[str] | None,
-    typer.Argument(help="Config values to replace: budget.trials=50.", metavar="[KEY=VALUE]..."),
+    typer.Argument(help="Config values to replace: budget.trials=50.", metavar="KEY=VALUE"),
 ]
 SweepName = Annotated[
     str, typer.Argument(help="A sweep's folder, or its name under ./runs.", metavar="SWEEP")
@@ -42,8 +49,12 @@ def main() -> None:
     except ValueError as error:  # every room's errors of bad input are ValueErrors
         if not _is_input_error(error):
             raise
-        Console(stderr=True).print(f"[red]prunetune:[/] {error}", soft_wrap=True, highlight=False)
-        sys.exit(2)
+        _refuse(str(error))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f" for {error.filename}" if error.filename else ""
+        _refuse(f"There is no space left{where}; free some, and the same command resumes.")
 
 
 @app.command(epilog="Example: prunetune demo --out runs/demo")
@@ -54,10 +65,11 @@ def demo(
     from orchestrator.demo import run_demo
 
     console = Console()
-    frontier = run_demo(out, console=console)
+    with _resumable():
+        frontier = run_demo(out, console=console)
     _show(frontier, console)
-    console.print(f"report: {out / 'report.html'}", soft_wrap=True)
-    console.print(f"MLflow: prunetune ui {out}", soft_wrap=True)
+    _say(console, "report", str(out / "report.html"))
+    _say(console, "MLflow", f"prunetune ui {out}")
 
 
 @app.command(epilog="Example: prunetune sweep flowers.yaml budget.trials=200")
@@ -76,9 +88,10 @@ def sweep(
     replaced = [*(overrides or []), *([f"ray.address={address}"] if address else [])]
     parsed = read_config(SweepConfig, config, replaced)
     console = Console()
-    frontier = Sweep(parsed, console=console).run(fresh=fresh)
+    with _resumable():
+        frontier = Sweep(parsed, console=console).run(fresh=fresh)
     _show(frontier, console)
-    console.print(f"report: {parsed.folder / 'report.html'}", soft_wrap=True)
+    _say(console, "report", str(parsed.folder / "report.html"))
 
 
 @app.command(epilog="Example: prunetune pretrain house-style.yaml epochs=40")
@@ -121,8 +134,9 @@ def report(
     from analysis.report import write_report
     from orchestrator.folder import SweepFolder
 
-    write_report(SweepFolder.find(sweep).root, out)
-    Console().print(f"report: {out}", soft_wrap=True)
+    folder = SweepFolder.find(sweep)
+    write_report(folder.root, out, tables=folder.storage())
+    _say(Console(), "report", str(out))
 
 
 @app.command(epilog="Example: prunetune export flowers --max-flops 1e13 -o flowers-model")
@@ -138,10 +152,8 @@ def export(
     point = export_point(
         sweep, out, choose=lambda found: _chosen(found, max_flops=max_flops, max_error=max_error)
     )
-    Console().print(
-        f"{out}: trial {point.number}, rung {point.rung}, validation error {point.val_error:.4f}",
-        soft_wrap=True,
-    )
+    reached = f"validation error {point.val_error:.4f}"
+    _say(Console(), str(out), f"trial {point.number}, rung {point.rung}, {reached}")
 
 
 @app.command(epilog="Example: prunetune doctor flowers.yaml")
@@ -152,16 +164,16 @@ def doctor(config: ConfigFile, overrides: Overrides = None) -> None:
 
     console = Console()
     parsed = read_config(SweepConfig, config, overrides or [])
-    console.print("[green]ok [/] config: valid")
-    bad = 0
+    _say(console, "ok  config", "valid", style="green")
+    bad = False
     for check in Examination(parsed).checks:
         try:
-            console.print(f"[green]ok [/] {check.title}: {check.run()}", soft_wrap=True)
+            _say(console, f"ok  {check.title}", check.run(), style="green")
         except ValueError as error:
             if not _is_input_error(error):
                 raise
-            bad += 1
-            console.print(f"[red]bad[/] {check.title}: {error}", soft_wrap=True)
+            bad = True
+            _say(console, f"bad {check.title}", str(error), style="red")
     if bad:
         raise typer.Exit(2)
 
@@ -171,7 +183,7 @@ def ui(
     sweep: Annotated[
         str | None, typer.Argument(help="A sweep; the newest under ./runs if left out.")
     ] = None,
-    port: Annotated[int, typer.Option(help="The port on loopback.")] = 5000,
+    port: Annotated[int, typer.Option(help="The port on loopback.", min=1, max=65535)] = 5000,
 ) -> None:
     """Open the MLflow UI of a sweep on loopback."""
     from orchestrator.ui import serve
@@ -189,27 +201,48 @@ def _chosen(
         raise InputError("The sweep's frontier is empty: nothing was measured yet; run it first.")
     if max_flops is not None and max_error is not None:
         raise InputError("--max-flops and --max-error ask for two different points; give one.")
+    for flag, limit in (("--max-flops", max_flops), ("--max-error", max_error)):
+        if limit is not None and (math.isnan(limit) or limit < 0):
+            raise InputError(f"{flag}={limit} must not be negative.")
     if max_flops is not None:
         point = found.best_under(max_flops)
-        limit = f"costs at most {max_flops:g} FLOPs; the cheapest takes"
-        known = f"{limit} {found.points[0].train_flops:g}"
+        wanted = f"costs at most {max_flops:g} FLOPs; the cheapest takes"
+        refusal = f"{wanted} {found.points[0].train_flops:g}"
     elif max_error is not None:
         point = found.cheapest_under(max_error)
-        known = (
-            f"has an error of at most {max_error:g}; the lowest is {found.points[-1].val_error:g}"
-        )
+        wanted = f"has an error of at most {max_error:g}; the lowest is"
+        refusal = f"{wanted} {found.points[-1].val_error:g}"
     else:
-        point = found.points[-1]
-        known = ""
+        return found.points[-1]
     if point is None:
-        raise InputError(f"No point of the frontier {known}; loosen the limit.")
+        raise InputError(f"No point of the frontier {refusal}; loosen the limit.")
     return point
 
 
 def _show(found: "Frontier", console: Console) -> None:
-    from orchestrator.progress import frontier_table
+    from orchestrator.frontier_table import FrontierTable
 
-    console.print(frontier_table(found))
+    console.print(FrontierTable(found))
+
+
+def _say(console: Console, label: str, message: str, *, style: str = "dim") -> None:
+    """One line, whatever is in it and however narrow the terminal is."""
+    console.print(Text.assemble((f"{label}: ", style), message), soft_wrap=True)
+
+
+def _refuse(sentence: str) -> None:
+    _say(Console(stderr=True), "prunetune", sentence, style="red")
+    sys.exit(2)
+
+
+@contextmanager
+def _resumable() -> Iterator[None]:
+    """An interrupt is the user's way to stop, not a fault."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        Console(stderr=True).print("stopped; the same command resumes")
+        raise typer.Exit(130) from None
 
 
 def _is_input_error(error: ValueError) -> bool:

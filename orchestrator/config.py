@@ -3,7 +3,6 @@
 import difflib
 import re
 from collections.abc import Iterable, Mapping
-from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
 
@@ -24,25 +23,27 @@ from trainables.images.tasks import TaskSource
 from trainables.rungs import rung_levels
 from trainables.sources import BackboneSource
 
-RangeValue = float | int | str | bool | list[Any] | dict[str, Any]
-
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_RESERVED = ("digits", "hub")
+"""Names that mean something else than a path, whatever lies in the working folder."""
 
 
 def _seconds(value: Any) -> Any:
-    """`90`, `90s`, `20m`, `1h30m`, `2d` in seconds; anything else is left to fail as it is."""
-    if isinstance(value, timedelta):
-        return value.total_seconds()
-    if isinstance(value, str) and re.fullmatch(r"(\d+(\.\d+)?[smhd])+", value):
-        return sum(float(n) * _UNITS[u] for n, u in re.findall(r"([\d.]+)([smhd])", value))
-    return value
+    """`90`, `90s`, `20m`, `1h30m`, `2d` in seconds."""
+    if not isinstance(value, str):
+        return value
+    text = value.replace(" ", "")
+    if not re.fullmatch(r"(\d+(\.\d+)?[smhd])+", text):
+        raise ValueError("must be seconds, or a duration such as 90s, 20m or 1h30m")
+    return sum(float(n) * _SECONDS[u] for n, u in re.findall(r"([\d.]+)([smhd])", text))
 
 
 def _local_path(value: Any) -> Any:
     """A path that exists is made absolute, so that it means the same on every worker."""
-    if isinstance(value, str) and value and Path(value).expanduser().exists():
-        return str(Path(value).expanduser().resolve())
-    return value
+    if not isinstance(value, str) or not value or value in _RESERVED:
+        return value
+    path = Path(value).expanduser()
+    return str(path.resolve()) if path.exists() else value
 
 
 Seconds = Annotated[PositiveFloat, BeforeValidator(_seconds)]
@@ -52,7 +53,7 @@ LocalPath = Annotated[str, BeforeValidator(_local_path)]
 class Section(BaseModel):
     """A part of the config: frozen, and without keys it does not know."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 C = TypeVar("C", bound=Section)
@@ -70,7 +71,9 @@ class TaskConfig(Section):
     classes: tuple[str, ...] | None = None
     """Only these classes, in this order; all when left out."""
     max_train_images: PositiveInt | None = None
-    """At most so many training images, drawn evenly over the classes."""
+    """At most so many training images, drawn in proportion to the classes."""
+    max_validation_images: PositiveInt | None = None
+    """At most so many validation images, likewise: measuring a rung costs a pass over them."""
     split_seed: int = 0
     """Seed of the splits that are cut because the source lacks them."""
 
@@ -79,6 +82,7 @@ class TaskConfig(Section):
             source=self.source,
             classes=self.classes,
             max_train_images=self.max_train_images,
+            max_validation_images=self.max_validation_images,
             seed=self.split_seed,
         )
 
@@ -106,7 +110,7 @@ class SpaceConfig(Section):
 
     function: str = "filter_pruning"
     """A space of `search_spaces/` by name, or `module:function`."""
-    ranges: dict[str, RangeValue] = {}
+    ranges: dict[str, Any] = {}
     """Parameters narrowed to a range, restricted to choices, or fixed, by name."""
 
 
@@ -250,11 +254,13 @@ def read_config(kind: type[C], path: Path, overrides: Iterable[str] = ()) -> C:
     not known, or values that make no sense.
     """
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise InputError(
             f"The config {path} cannot be read ({error.strerror}); give the path of a YAML file."
         ) from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"The config {path} is no text; give the path of a YAML file.") from error
     values = _parse(text, what=str(path))
     if not isinstance(values, dict):
         raise InputError(f"The config {path} holds no mapping; see the README for an example.")
@@ -290,48 +296,73 @@ def _parse(text: str, *, what: str) -> Any:
     try:
         return yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{what} is not valid YAML: {reason}.") from error
+        raise InputError(f"{what} is not valid YAML: {_where(error)}.") from error
+
+
+def _where(error: yaml.YAMLError) -> str:
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
+        return " ".join(str(error).split())
+    mark = error.problem_mark
+    return f"{error.problem} in line {mark.line + 1}, column {mark.column + 1}"
 
 
 def _override(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
-    if not equals or not key:
+    *parents, last = key.split(".")
+    if not equals or not all((*parents, last)):
         raise InputError(
             f"{override!r} is no override; write KEY=VALUE with dots between the levels, "
             "such as budget.trials=50."
         )
-    *parents, last = key.split(".")
     at = values
     for parent in parents:
-        child = at.setdefault(parent, {})
-        if not isinstance(child, dict):
-            raise InputError(f"{override!r} reaches into {parent}, which is a single value.")
-        at = child
+        if at.get(parent) is None:  # a section that is left out, or empty
+            at[parent] = {}
+        at = at[parent]
+        if not isinstance(at, dict):
+            raise InputError(
+                f"{override!r} reaches into {parent}, which is {at!r}; only sections have keys."
+            )
     at[last] = _parse(text, what=override)
 
 
 def _sentence(kind: type[Section], error: ValidationError) -> str:
+    """The first thing wrong: key, value, rule."""
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"]) or "the config"
-    if first["type"] == "extra_forbidden":
-        known = _keys_at(kind, first["loc"][:-1])
-        near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"the keys there are {', '.join(known)}."
-        return f"the key {place} is not known; {hint}"
-    if first["type"] == "missing":
-        return f"{place} is missing; it must be given."
-    if first["type"] == "value_error":
-        return f"{place} {first['ctx']['error']}."
-    rule = first["msg"].removeprefix("Input should ").removeprefix("Value should ")
-    return f"{place}={first['input']!r} should {rule}."
+    given = first["input"]
+    shown = place if isinstance(given, dict) else f"{place}={given!r}"
+    match first["type"]:
+        case "extra_forbidden":
+            return _unknown_key(kind, first["loc"])
+        case "invalid_key":
+            key = first["loc"][-1]
+            return f"the key {key!r} is not a word; put it in quotes if it is meant as one."
+        case "missing":
+            return f"{place} is missing; it must be given."
+        case "model_type" | "dict_type":
+            return f"{shown} should be a section; write its keys below it, indented."
+        case "value_error":
+            return f"{shown} {first['ctx']['error']}."
+    rule = re.sub(r"^[A-Z][a-z]+ should ", "should ", first["msg"])
+    if rule.startswith("should "):
+        return f"{shown} {rule}."
+    return f"{shown} is not accepted: {rule}."
+
+
+def _unknown_key(kind: type[Section], place: tuple[int | str, ...]) -> str:
+    known = _keys_at(kind, place[:-1])
+    near = difflib.get_close_matches(str(place[-1]), known, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"the keys there are {', '.join(known)}."
+    return f"the key {'.'.join(map(str, place))} is not known; {hint}"
 
 
 def _keys_at(kind: type[Section], place: tuple[int | str, ...]) -> list[str]:
+    """The keys of the section at `place`, where an unknown one was found."""
     at: type[BaseModel] = kind
     for part in place:
-        annotation = at.model_fields[str(part)].annotation
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return []
-        at = annotation
+        section = at.model_fields[str(part)].annotation
+        assert isinstance(section, type)  # only sections refuse keys
+        assert issubclass(section, BaseModel)
+        at = section
     return list(at.model_fields)

@@ -5,7 +5,7 @@ next trial, hand in what trials report, and do as they are told.
 """
 
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -53,8 +53,10 @@ class Driver:
         levels: tuple[float, ...],
         seed: int,
         generation: int | None = None,
+        max_failures: int = 0,
         clock: Callable[[], float] = time.time,
     ) -> None:
+        """`max_failures`: how often a trial that raised or was lost is set up again."""
         self._ledger = ledger
         self._sampler = sampler
         self._halving = halving
@@ -63,12 +65,15 @@ class Driver:
         self._levels = levels
         self._seed = seed
         self._generation = generation
+        self._max_failures = max_failures
         self._clock = clock
         self._started = clock() - ledger.elapsed_seconds
         unfinished = [t.trial_id for t in ledger.trials() if not t.finished]
         self._waiting = deque(unfinished)
-        self._orphans = set(unfinished)
+        self._interrupted = dict.fromkeys(unfinished, "the driver was started again")
+        self._failures: Counter[str] = Counter()
         self._live: set[str] = set()
+        self._torn_generation = self._is_generation_torn()
 
     @property
     def out_of_time(self) -> bool:
@@ -84,10 +89,11 @@ class Driver:
         return failed >= HOPELESS_FAILURES and not any(trial.measurements for trial in trials)
 
     def next_trial(self) -> TrialRecord | Idle:
-        """The trial to start now: one that a dead driver left, else a newly drawn one."""
+        """The trial to start now: one that was interrupted, else a newly drawn one."""
         if self.out_of_time or self.hopeless:
             return Idle.FINISHED
-        if self._generation and len(self._ledger.trials()) % self._generation:
+        if self._torn_generation:
+            self._torn_generation = False
             self._draw_rest_of_generation()
         if not self._waiting:
             idle = self._draw()
@@ -95,9 +101,8 @@ class Driver:
                 return idle
         trial_id = self._waiting.popleft()
         self._live.add(trial_id)
-        if trial_id in self._orphans:
-            self._orphans.remove(trial_id)
-            self._ledger.restarted(trial_id, reason="the driver was started again")
+        if reason := self._interrupted.pop(trial_id, None):
+            self._ledger.restarted(trial_id, reason=reason)
         return self._ledger.trial(trial_id)
 
     def report(
@@ -108,23 +113,33 @@ class Driver:
         measurement: Measurement | None,
         unmeasured_flops: float = 0.0,
         reason: str | None = None,
+        set_up_at: float | None = None,
+        reported_at: float | None = None,
     ) -> Decision:
         """Records what a trial reports; tells whether it goes on to its next rung."""
         if measurement is not None:
-            self._ledger.measured(trial_id, measurement)
+            self._ledger.measured(
+                trial_id, measurement, set_up_at=set_up_at, reported_at=reported_at
+            )
             self._keeper.measured(trial_id, measurement.rung)
         decision = self._decide(trial_id, outcome, measurement, unmeasured_flops, reason)
         self._keeper.tidy()
         return decision
 
-    def restarted(self, trial_id: str, *, reason: str) -> None:
-        """Records that a trial is set up again after a failure."""
-        self._ledger.restarted(trial_id, reason=reason)
+    def failed(self, trial_id: str, *, reason: str, preempted: bool = False) -> None:
+        """Takes back a trial that raised or was lost: it is the next to start, or has failed.
 
-    def failed(self, trial_id: str, *, reason: str) -> None:
-        """Records that a trial failed more often than it may be retried."""
-        self._finish(trial_id, TrialState.FAILED, reason=reason)
-        self._keeper.tidy()
+        Being preempted, with a node whose end the cluster knew of, is no failure of the trial's
+        and may happen to it any number of times.
+        """
+        self._failures[trial_id] += not preempted
+        if self._failures[trial_id] > self._max_failures:
+            self._finish(trial_id, TrialState.FAILED, reason=reason)
+            self._keeper.tidy()
+            return
+        self._live.discard(trial_id)
+        self._interrupted[trial_id] = reason
+        self._waiting.appendleft(trial_id)
 
     def _decide(
         self,
@@ -193,6 +208,20 @@ class Driver:
             self._draw_rest_of_generation()
         return None
 
+    def _is_generation_torn(self) -> bool:
+        """Whether a driver died while it drew the last generation.
+
+        It must be drawn whole before any of it runs. One of which a trial has run was drawn as
+        far as the budget went then; if that was raised since, the rest sees what came of it.
+        """
+        if not self._generation:
+            return False
+        trials = self._ledger.trials()
+        begun = len(trials) % self._generation
+        return begun > 0 and not any(
+            trial.measurements or trial.finished or trial.attempt for trial in trials[-begun:]
+        )
+
     def _draw_rest_of_generation(self) -> None:
         assert self._generation is not None
         while len(self._ledger.trials()) % self._generation and self._draw_one() is None:
@@ -201,13 +230,13 @@ class Driver:
     def _draw_one(self) -> Idle | None:
         number = len(self._ledger.trials())
         if self._budget.trials is not None and number >= self._budget.trials:
-            return Idle.FINISHED
+            return self._idle()
         room = self._uncommitted_flops()
         if room is not None and room < self._levels[0]:
-            return Idle.WAIT if self._live or self._waiting else Idle.FINISHED
+            return self._idle()
         suggestion = self._sampler.ask(number, max_target_flops=room)
         if suggestion is None:  # nothing in the space is that cheap
-            return Idle.WAIT if self._live or self._waiting else Idle.FINISHED
+            return self._idle()
         trial = TrialRecord(
             trial_id=f"{number:05d}-{suggestion.recipe.recipe_id}",
             number=number,
@@ -220,6 +249,10 @@ class Driver:
         self._ledger.suggested(trial)
         self._waiting.append(trial.trial_id)
         return None
+
+    def _idle(self) -> Idle:
+        """Nothing to draw now; a trial that still runs may free compute, or be lost and wait."""
+        return Idle.WAIT if self._live or self._waiting else Idle.FINISHED
 
     def _uncommitted_flops(self) -> float | None:
         """What is left of the compute budget if every running trial spends all it aims at.

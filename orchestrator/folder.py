@@ -56,6 +56,11 @@ class SweepFolder:
         return self.root / "report.html"
 
     @property
+    def figure(self) -> Path:
+        """The frontier as a picture."""
+        return self.root / "frontier.png"
+
+    @property
     def artifacts(self) -> Path:
         """MLflow's artifacts when it is embedded."""
         return self.root / "artifacts"
@@ -86,18 +91,28 @@ class SweepFolder:
         base.create_dir(path, recursive=True)
         return fs.SubTreeFileSystem(path, base)
 
+    def keep_config(self, text: str) -> None:
+        """Puts the config in place in one step, so that a kill leaves the old one or the new."""
+        unfinished = self.root / ".sweep.yaml.unfinished"
+        unfinished.write_text(text, encoding="utf-8")
+        unfinished.replace(self.config)
+
     def clear(self) -> None:
-        """Removes everything of the sweep, its driver's lock excepted."""
+        """Removes what is the sweep's, and nothing else that may lie beside it.
+
+        MLflow's database stays: it may be open, here or in a `prunetune ui`, so MLflow itself
+        forgets the sweep.
+        """
         storage = self.storage()
-        for info in storage.get_file_info(fs.FileSelector("")):
-            if info.path in STORED:
-                remove = storage.delete_dir if info.type is fs.FileType.Directory else None
-                (remove or storage.delete_file)(info.path)
-        for path in self.root.iterdir() if self.root.exists() else ():
-            if path.is_dir():
-                shutil.rmtree(path)
-            elif path != self._lock:
-                path.unlink()
+        for info in storage.get_file_info(list(STORED)):
+            if info.type is fs.FileType.Directory:
+                storage.delete_dir(info.path)
+            elif info.is_file:
+                storage.delete_file(info.path)
+        for folder in (self.artifacts, self.tune, self.exports):
+            shutil.rmtree(folder, ignore_errors=True)
+        for file in (self.config, self.study, self.report, self.figure):
+            file.unlink(missing_ok=True)
 
     @contextmanager
     def locked(self) -> Iterator[None]:

@@ -171,14 +171,27 @@ class Ledger:
         """A trial is set up again after a failure or after a driver's death."""
         self._record({"event": "restarted", "trial_id": trial_id, "reason": reason})
 
-    def measured(self, trial_id: str, measurement: Measurement) -> None:
-        """A trial reports a rung. One that is known already changes nothing and costs nothing."""
+    def measured(
+        self,
+        trial_id: str,
+        measurement: Measurement,
+        *,
+        set_up_at: float | None = None,
+        reported_at: float | None = None,
+    ) -> None:
+        """A trial reports a rung. One that is known already changes nothing and costs nothing.
+
+        When this attempt's set-up began and when its report was sent, in Unix seconds by the
+        worker's clock, are kept in the journal only: they tell where time went between trials.
+        """
         if (trial_id, measurement.rung) not in self._readings:
             self._record(
                 {
                     "event": "measured",
                     "trial_id": trial_id,
                     "measurement": measurement.to_dict(),
+                    "set_up_at": set_up_at,
+                    "reported_at": reported_at,
                 }
             )
 

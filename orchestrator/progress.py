@@ -2,8 +2,8 @@
 
 import time
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import fields
+from collections.abc import Callable
+from math import inf
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -12,10 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis import units
-from analysis.frontier import Frontier
 from orchestrator.driver import Budget
+from orchestrator.frontier_table import FrontierTable
 from orchestrator.ledger import Ledger, TrialState
-from search_spaces.recipe import Recipe, Setting
 
 REFRESH_SECONDS = 0.5
 LINE_SECONDS = 15.0
@@ -26,7 +25,14 @@ class Progress:
     """Shows the ledger. `update` may be called as often as one likes."""
 
     def __init__(
-        self, ledger: Ledger, *, name: str, budget: Budget, reference_flops: float, console: Console
+        self,
+        ledger: Ledger,
+        *,
+        name: str,
+        budget: Budget,
+        reference_flops: float,
+        console: Console,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ledger = ledger
         self._name = name
@@ -34,9 +40,10 @@ class Progress:
         self._reference_flops = reference_flops
         self._console = console
         self._live = Live(console=console, auto_refresh=False, transient=True)
-        self._started = time.monotonic()
+        self._clock = clock
+        self._started = clock()
         self._elapsed_before = ledger.elapsed_seconds
-        self._shown_at = 0.0
+        self._shown_at = -inf
 
     def __enter__(self) -> "Progress":
         if self._console.is_terminal:
@@ -49,14 +56,14 @@ class Progress:
 
     def update(self) -> None:
         """Shows the sweep anew if it was not shown just before."""
-        now = time.monotonic()
+        now = self._clock()
         period = REFRESH_SECONDS if self._console.is_terminal else LINE_SECONDS
         if now - self._shown_at < period:
             return
         self._shown_at = now
         if self._console.is_terminal:
             self._live.update(
-                Group(self._summary(), frontier_table(self._ledger.frontier, newest=SHOWN_POINTS)),
+                Group(self._summary(), FrontierTable(self._ledger.frontier, newest=SHOWN_POINTS)),
                 refresh=True,
             )
         else:
@@ -64,7 +71,7 @@ class Progress:
 
     @property
     def _elapsed(self) -> float:
-        return self._elapsed_before + time.monotonic() - self._started
+        return self._elapsed_before + self._clock() - self._started
 
     def _spent_share(self) -> float:
         """How much of the budget is spent, 0-1, by whichever limit is nearest."""
@@ -121,43 +128,3 @@ class Progress:
             f"{len(self._ledger.frontier.points)} frontier points, "
             f"hypervolume {self._hypervolume():.4f}; {self._time_left()} left"
         )
-
-
-def frontier_table(frontier: Frontier, *, newest: int | None = None) -> Table:
-    """The frontier as a table, ascending in compute; only the last `newest` points if given."""
-    table = Table(title="Compute-optimal frontier", title_style="bold", header_style="dim")
-    for heading in ("training compute", "val error", "test error", "inference", "parameters"):
-        table.add_column(heading, justify="right")
-    table.add_column("trial")
-    table.add_column("recipe")
-    points = frontier.points[-newest:] if newest else frontier.points
-    for point in points:
-        table.add_row(
-            units.flops(point.train_flops),
-            units.percent(point.val_error),
-            units.percent(point.test_error) if point.test_error is not None else "",
-            units.flops(point.inference_flops),
-            units.count(point.params),
-            f"{point.number} @ rung {point.rung}",
-            _recipe(point.recipe),
-        )
-    return table
-
-
-def _recipe(recipe: Mapping[str, Setting]) -> str:
-    """What tells recipes apart at a glance: the method's own settings and the main shared ones."""
-    shared = {field.name for field in fields(Recipe)}
-    settings = [
-        f"{name} {value:.3g}" if isinstance(value, float) else str(value)
-        for name, value in recipe.items()
-        if name not in shared
-    ]
-    return ", ".join(
-        [
-            *settings,
-            f"lr {recipe['learning_rate']:.2g}",
-            f"depth {recipe['trainable_depth']:g}",
-            f"{recipe['resolution']} px",
-            f"batch {recipe['batch_size']}",
-        ]
-    )

@@ -1,5 +1,6 @@
 """A sweep from its config to its frontier."""
 
+import logging
 import os
 import secrets
 import shutil
@@ -55,22 +56,29 @@ class Sweep:
     def run(self, *, fresh: bool = False) -> Frontier:
         """Runs until the budget is spent and returns the frontier; `fresh` starts over.
 
-        Raises `InputError` for a config that cannot work, before any trial starts.
+        Raises `InputError` for a config that cannot work, before any trial starts and before
+        anything of an earlier sweep is deleted.
         """
         with self._folder.locked():
-            if fresh:
-                self._folder.clear()
-            self._check_unchanged()
+            if not fresh:
+                self._check_unchanged()
             self._console.print("[dim]checking the config …[/]")
             examination = Examination(self._config)
             examination.run()
-            self._folder.config.write_text(to_yaml(self._config))
             started_ray = connect(self._config.ray.address)
             try:
+                if fresh:
+                    self._clear()
+                self._folder.keep_config(to_yaml(self._config))
                 return self._run(examination)
             finally:
                 if started_ray:
                     ray.shutdown()
+
+    def _clear(self) -> None:
+        self._folder.clear()
+        if self._config.tracking.uri is None:  # a server's experiment has others' sweeps too
+            tracker_for(self._config, self._folder).discard()
 
     def _run(self, examination: Examination) -> Frontier:
         config, folder = self._config, self._folder
@@ -106,6 +114,7 @@ class Sweep:
             levels=levels,
             seed=config.seed,
             generation=config.search.generation,
+            max_failures=config.resources.max_failures,
         )
         setting = self._setting()
         tracker = tracker_for(config, folder)
@@ -123,10 +132,10 @@ class Sweep:
             with progress:
                 self._tune(driver, setting, on_step=progress.update)
             if driver.hopeless:
-                reasons = {trial.reason for trial in ledger.trials() if trial.reason}
+                *_, last = (trial.reason for trial in ledger.trials() if trial.reason)
                 raise InputError(
-                    f"Every trial failed, the last with {sorted(reasons)[-1]}; mend the cause "
-                    "and run the same command with --fresh."
+                    f"Every trial failed, the last with {last}; mend the cause and run the same "
+                    "command with --fresh."
                 )
             if all(trial.finished for trial in ledger.trials()):
                 self._test_frontier(ledger, setting)
@@ -134,10 +143,10 @@ class Sweep:
             tables.write()
             self._write_views(ledger, tracker, examination.summary.class_names)
         finally:
-            tables.close()
             caught_up = tracker.close(timeout_seconds=CATCH_UP_SECONDS)
             shutil.rmtree(folder.exports, ignore_errors=True)
             journal.close()
+            tables.close()  # last, because it raises if the disk is full
         if not caught_up:
             self._console.print(
                 "[yellow]MLflow is not up to date; the same command will catch up.[/]"
@@ -185,14 +194,21 @@ class Sweep:
         resources = self._config.resources
         concurrent = concurrent_trials(resources)
         shutil.rmtree(self._folder.tune, ignore_errors=True)
-        with _environment(
-            # One result logger is enough, and Tune's write a file each and flush it per result.
-            TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
-            # A searcher of one's own would get one pending trial: a cluster could never grow.
-            TUNE_MAX_PENDING_TRIALS_PG=str(concurrent),
-            # Tune would print a warning about the ways of storing what is never restored.
-            RAY_AIR_NEW_OUTPUT="0",
-        ):
+        with (
+            _environment(
+                # One result logger is enough, and Tune's write a file each and flush it per result.
+                TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
+                # A searcher of one's own would get one pending trial: a cluster could never grow.
+                TUNE_MAX_PENDING_TRIALS_PG=str(concurrent),
+                # Tune would print a warning about the ways of storing what is never restored.
+                RAY_AIR_NEW_OUTPUT="0",
+                # An interrupt ends the sweep at once: the same command goes on from the last rungs.
+                TUNE_DISABLE_SIGINT_HANDLER="1",
+                # The journal has every failure with its reason, and most are mended by a retry.
+                TUNE_PRINT_ALL_TRIAL_ERRORS="0",
+            ),
+            _silenced("ray.tune.tune"),
+        ):  # which ends by listing them once more
             tuner = tune.Tuner(
                 tune.with_resources(TransferTrial, {"CPU": resources.cpus, "GPU": resources.gpus}),
                 tune_config=tune.TuneConfig(
@@ -205,8 +221,7 @@ class Sweep:
                 run_config=tune.RunConfig(
                     name="session",
                     storage_path=str(self._folder.tune),
-                    failure_config=tune.FailureConfig(max_failures=resources.max_failures),
-                    callbacks=[DriverCallback(driver, on_step)],
+                    callbacks=[DriverCallback(on_step)],
                     verbose=0,
                 ),
             )
@@ -230,10 +245,10 @@ class Sweep:
         """The report, the figure and the frontier's models, in the folder and in MLflow."""
         if not ledger.frontier.points:
             return
-        write_report(self._folder.root, self._folder.report)
-        figure = self._folder.root / "frontier.png"
-        save(plot_frontier(read_measurements(self._folder.root)), figure)
-        tracker.attach_files(self._folder.report, figure)
+        storage = self._folder.storage()
+        write_report(self._folder.root, self._folder.report, tables=storage)
+        save(plot_frontier(read_measurements(storage)), self._folder.figure)
+        tracker.attach_files(self._folder.report, self._folder.figure)
         shutil.rmtree(self._folder.exports, ignore_errors=True)
         for point in ledger.frontier.points:
             folder = self._folder.exports / f"{point.trial_id}-rung-{point.rung}"
@@ -279,3 +294,14 @@ def _environment(**variables: str) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+@contextmanager
+def _silenced(logger: str) -> Iterator[None]:
+    """Hides a logger's errors."""
+    before = logging.getLogger(logger).level
+    logging.getLogger(logger).setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.getLogger(logger).setLevel(before)

@@ -1,5 +1,6 @@
 """Keeps the Parquet tables equal to the ledger, beside the sweep and never in its way."""
 
+import logging
 import threading
 import time
 from typing import Any
@@ -8,6 +9,8 @@ from pyarrow import fs
 
 from analysis.table import write_measurements, write_trials
 from orchestrator.ledger import Ledger
+
+_log = logging.getLogger(__name__)
 
 MIN_PERIOD_SECONDS = 3.0
 """Least time between two writes."""
@@ -19,13 +22,14 @@ class TableWriter:
     """Writes the measurement table and the trial table whole whenever the ledger has changed.
 
     The tables are views of the journal, so a crash can make them late but never wrong: the next
-    start writes them again.
+    start writes them again. A store that is away delays them likewise.
     """
 
     def __init__(self, ledger: Ledger, storage: fs.FileSystem) -> None:
         self._ledger = ledger
         self._storage = storage
         self._written = 0
+        self._writing = threading.Lock()
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._work, name="table-writer", daemon=True)
 
@@ -36,18 +40,20 @@ class TableWriter:
     def close(self) -> None:
         """Ends the thread and writes the last state. Raises `OSError` if that cannot be written."""
         self._closing.set()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
         self.write()
 
     def write(self) -> None:
-        """Writes the tables now if they are behind the ledger."""
-        revision = self._ledger.revision
-        if revision == self._written:
-            return
-        metadata = {"prunetune.sweep_id": self._ledger.sweep_id or ""}
-        write_measurements(self._measurements(), self._storage, metadata=metadata)
-        write_trials(self._trials(), self._storage, metadata=metadata)
-        self._written = revision
+        """Writes the tables now if they are behind the ledger. Raises `OSError` if it cannot."""
+        with self._writing:  # two writers would share a temporary file
+            revision = self._ledger.revision
+            if revision == self._written:
+                return
+            metadata = {"prunetune.sweep_id": self._ledger.sweep_id or ""}
+            write_measurements(self._measurements(), self._storage, metadata=metadata)
+            write_trials(self._trials(), self._storage, metadata=metadata)
+            self._written = revision
 
     def _work(self) -> None:
         pause = MIN_PERIOD_SECONDS
@@ -55,7 +61,8 @@ class TableWriter:
             started = time.perf_counter()
             try:
                 self.write()
-            except OSError:  # a disk or a store that is away for a while; close() will say so
+            except OSError as error:  # a disk or a store that is away for a while
+                _log.warning("The tables cannot be written now (%s); it is tried again.", error)
                 pause = 10 * MIN_PERIOD_SECONDS
                 continue
             pause = max(MIN_PERIOD_SECONDS, (time.perf_counter() - started) / MAX_SHARE)

@@ -90,6 +90,16 @@ class Tracker:
                 "no server."
             ) from error
 
+    def discard(self) -> None:
+        """Begin the experiment anew: what it held is no longer shown, in any sweep's name.
+
+        MLflow keeps the names of deleted experiments, so the old one is renamed first.
+        """
+        client, experiment_id = self._connect()
+        client.rename_experiment(experiment_id, f"{self._experiment}, discarded {experiment_id}")
+        client.delete_experiment(experiment_id)
+        self.check()
+
     def start(self, snapshot: Callable[[], Snapshot]) -> None:
         """Keep MLflow equal to what `snapshot()` returns, from a thread of its own.
 

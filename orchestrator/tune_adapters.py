@@ -1,9 +1,10 @@
 """Tune's side of the driver: thin classes that pass its calls on and hold no state of a sweep."""
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Self
 
-from ray import tune
+from ray import cloudpickle, tune
 from ray.exceptions import RayActorError, RayTaskError
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
@@ -53,7 +54,7 @@ class DriverSearcher(_Unsaved, Searcher):
         self,
         trial_id: str,
         result: dict[str, Any] | None = None,
-        error: bool = False,  # noqa: FBT001, FBT002  # ray's signature
+        error: bool = False,  # noqa: FBT001  # ray's signature
     ) -> None:
         """Nothing: the scheduler has told the driver."""
 
@@ -79,36 +80,48 @@ class DriverScheduler(_Unsaved, FIFOScheduler):
             measurement=report.measurement,
             unmeasured_flops=report.unmeasured_flops,
             reason=report.reason,
+            set_up_at=report.set_up_at,
+            reported_at=report.reported_at,
         )
         stop: str = TrialScheduler.STOP
         go_on: str = TrialScheduler.CONTINUE
         return go_on if decision is Decision.CONTINUE else stop
 
     def on_trial_error(self, controller: Any, trial: Trial) -> None:
-        self._driver.failed(trial.config["trial_id"], reason=_reason(trial))
+        """Every failure is final to Tune, which cannot recover a trial that is lost while a
+        reused actor is reset for it: the driver hands it out again as a new one of Tune's."""
+        error = _error(trial)
+        self._driver.failed(
+            trial.config["trial_id"],
+            reason=_reason(error),
+            preempted=isinstance(error, RayActorError) and error.preempted,
+        )
 
 
 class DriverCallback(_Unsaved, tune.Callback):
-    """Tells the driver of retries, and `on_step` that something may have changed."""
+    """Tells `on_step` that something may have changed."""
 
-    def __init__(self, driver: Driver, on_step: Callable[[], None]) -> None:
-        self._driver = driver
+    def __init__(self, on_step: Callable[[], None]) -> None:
         self._on_step = on_step
-
-    def on_trial_recover(
-        self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
-    ) -> None:
-        self._driver.restarted(trial.config["trial_id"], reason=_reason(trial))
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         self._on_step()
 
 
-def _reason(trial: Trial) -> str:
+def _error(trial: Trial) -> Exception | None:
+    """What a trial raised, or how it was lost.
+
+    Read where Tune has just put it: `Trial.get_error` reads from where it is copied to later.
+    """
+    path = trial.pickled_error_file
+    if path is None:
+        return None
+    error: Exception = cloudpickle.loads(Path(path).read_bytes())
+    return error.cause if isinstance(error, RayTaskError) else error
+
+
+def _reason(error: Exception | None) -> str:
     """One line saying why a trial raised or was lost."""
-    error = trial.get_error()
-    if isinstance(error, RayTaskError):
-        error = error.cause
     if isinstance(error, RayActorError):
         return f"its worker was lost: {' '.join(str(error).split())[:300]}"
     lines = str(error).strip().splitlines() or ["no message"]

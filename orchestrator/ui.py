@@ -1,6 +1,7 @@
 """The MLflow UI of a sweep."""
 
-import subprocess
+import os
+import socket
 import sys
 from pathlib import Path
 
@@ -10,29 +11,41 @@ from orchestrator.config import SweepConfig, read_config
 from orchestrator.folder import SweepFolder
 from trainables.errors import InputError
 
+LOOPBACK = "127.0.0.1"
+
 
 def serve(sweep: str | None, *, port: int, console: Console) -> None:
-    """Runs the MLflow UI on loopback until it is stopped.
+    """Becomes the MLflow UI on loopback: whoever stops this process stops that.
 
     Without `sweep`, for the newest under ./runs. A sweep tracked on a server has its UI there:
-    its address is shown. Raises `InputError` when there is no sweep or no UI comes up.
+    its address is shown. Raises `InputError` when there is no sweep or the port is taken.
     """
     folder = SweepFolder.find(sweep if sweep is not None else _newest())
     tracking = read_config(SweepConfig, folder.config).tracking
     if tracking.uri is not None:
         console.print(f"The sweep is tracked at {tracking.uri}", soft_wrap=True)
         return
-    console.print(f"MLflow UI of {folder.root.name}: http://127.0.0.1:{port} (Ctrl-C ends it)")
+    _check_free(port)
+    console.print(f"MLflow UI of {folder.root.name}: http://{LOOPBACK}:{port} (Ctrl-C ends it)")
+    sys.stdout.flush()
     command = (
-        *(sys.executable, "-m", "mlflow", "ui", "--host", "127.0.0.1", "--port", str(port)),
-        *("--backend-store-uri", folder.tracking_uri),
+        *(sys.executable, "-m", "mlflow", "ui", "--host", LOOPBACK, "--port", str(port)),
+        # one user, one machine: no workers beside, nobody to run jobs for
+        *("--workers", "1", "--backend-store-uri", folder.tracking_uri),
     )
-    try:
-        status = subprocess.run(command, check=False).returncode
-    except KeyboardInterrupt:
-        return
-    if status:
-        raise InputError(f"The MLflow UI ended with status {status}; is port {port} taken?")
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    os.execve(sys.executable, command, environment)
+
+
+def _check_free(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError as error:
+            raise InputError(
+                f"Port {port} cannot be had ({error.strerror}); choose another with --port."
+            ) from error
 
 
 def _newest() -> str:

@@ -14,7 +14,7 @@ from pyarrow import fs
 from torch import Tensor
 
 STATE = "checkpoint.json"
-_FOLDER = re.compile(r"rung-(\d+)$")
+_FOLDER = re.compile(r"rung-(\d+)")
 
 Tensors = Mapping[str, Mapping[str, Tensor]]
 
@@ -25,17 +25,24 @@ def checkpoint_folder(trial_folder: str, rung: int) -> str:
 
 
 def save_checkpoint(uri: str, *, tensors: Tensors, state: Mapping[str, Any]) -> None:
-    """Writes one `NAME.safetensors` for each entry of `tensors`, then `state` as JSON."""
+    """Writes one `NAME.safetensors` for each entry of `tensors`, then `state` as JSON.
+
+    Replaces what lies at `uri`, which no reader takes for whole from the first moment on.
+    """
     filesystem, folder = fs.FileSystem.from_uri(uri)
+    if filesystem.get_file_info(f"{folder}/{STATE}").is_file:
+        filesystem.delete_file(f"{folder}/{STATE}")
     if filesystem.get_file_info(folder).type is not fs.FileType.NotFound:
         filesystem.delete_dir(folder)
     filesystem.create_dir(folder, recursive=True)
     for name, group in tensors.items():
-        plain = {key: value.detach().cpu().contiguous() for key, value in group.items()}
+        # Copied, because safetensors refuses tensors that share memory, as tied weights do.
+        plain = {key: value.detach().cpu().clone().contiguous() for key, value in group.items()}
         with filesystem.open_output_stream(f"{folder}/{name}.safetensors") as stream:
             stream.write(safetensors.torch.save(plain))
-    with filesystem.open_output_stream(f"{folder}/{STATE}") as stream:
+    with filesystem.open_output_stream(f"{folder}/{STATE}.partial") as stream:
         stream.write(json.dumps(state).encode())
+    filesystem.move(f"{folder}/{STATE}.partial", f"{folder}/{STATE}")
 
 
 def load_checkpoint(uri: str, names: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -56,7 +63,7 @@ def complete_rungs(trial_uri: str) -> list[int]:
     selector = fs.FileSelector(folder, recursive=False, allow_not_found=True)
     found = []
     for entry in filesystem.get_file_info(selector):
-        match = _FOLDER.search(entry.path)
+        match = _FOLDER.fullmatch(entry.base_name)
         if match and filesystem.get_file_info(f"{entry.path}/{STATE}").is_file:
             found.append(int(match.group(1)))
     return sorted(found)

@@ -10,3 +10,8 @@ class InfeasibleError(Exception):
 
     An outcome of a trial, not a fault: it is recorded, told to the search, and never retried.
     """
+
+    def __init__(self, reason: str, *, spent_flops: float = 0.0) -> None:
+        super().__init__(reason)
+        self.spent_flops = spent_flops
+        """Training FLOPs executed before it was found out."""

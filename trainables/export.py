@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from search_spaces.recipe import Recipe
-from trainables import backbones
 from trainables.backbones import build, normalisation
 from trainables.checkpoints import load_checkpoint
 from trainables.errors import InputError
-from trainables.finetune import evaluate
+from trainables.evaluation import EVALUATION_BATCH, evaluate
 from trainables.images.augment import prepare
 from trainables.images.store import ImageStore
+from trainables.layers import classifier_name
 from trainables.measurement import Measurement
 from trainables.method import MethodContext, load_method
 from trainables.sources import BackboneSource
@@ -48,14 +48,29 @@ class TransferredModel:
     """What it reached where it was measured."""
 
     def inputs(self, images: Tensor) -> Tensor:
-        """Normalised input [B, 3, r, r] of uint8 images [B, 3, H, W]."""
-        return prepare(images, resolution=self.resolution, mean=self.mean, std=self.std)
+        """Normalised input [B, 3, r, r], on the module's device, of square images [B, 3, R, R]."""
+        device = next(self.module.parameters()).device
+        return prepare(images.to(device), resolution=self.resolution, mean=self.mean, std=self.std)
 
     @torch.inference_mode()
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Class probabilities [B, classes] of RGB images [B, H, W, 3], uint8, cropped square."""
-        batch = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2)
-        probabilities: NDArray[np.float32] = self.module(self.inputs(batch)).softmax(1).numpy()
+        """Class probabilities [B, classes] of RGB images [B, H, W, 3], uint8, of any size.
+
+        As in training, the middle square is taken and resized. Raises `InputError` for an array
+        of another kind.
+        """
+        if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8 or not images.size:
+            raise InputError(
+                f"images are {images.dtype} of shape {images.shape}, and must be uint8, "
+                "[images, height, width, 3], in RGB."
+            )
+        height, width = images.shape[1:3]
+        side = min(height, width)
+        top, left = (height - side) // 2, (width - side) // 2
+        square = np.ascontiguousarray(images[:, top : top + side, left : left + side])
+        batches = torch.from_numpy(square).permute(0, 3, 1, 2).split(EVALUATION_BATCH)
+        logits = torch.cat([self.module(self.inputs(batch)) for batch in batches])
+        probabilities: NDArray[np.float32] = logits.float().softmax(1).cpu().numpy()
         return probabilities
 
 
@@ -82,27 +97,26 @@ def export_model(
     all that `load_exported` needs) and `card` as README.md. No pickle. Raises `InputError` when
     the folder holds other files.
     """
-    if folder.exists() and any(folder.iterdir()):
-        raise InputError(f"{folder} is not empty; export into a new folder.")
+    folder = folder.expanduser().absolute()
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+        raise InputError(f"{folder} exists and is no empty folder; export into a new one.")
     tensors, state = load_checkpoint(uri, ("average",))
     model = _assemble(tensors["average"], state, backbone=backbone, class_names=class_names)
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     safetensors.torch.save_file(
-        {name: value.contiguous() for name, value in model.module.state_dict().items()},
+        {name: value.clone().contiguous() for name, value in model.module.state_dict().items()},
         unfinished / WEIGHTS_FILE,
     )
     description = {
         "format": FORMAT,
-        "backbone": asdict(backbone) | {"weights": None},
+        "backbone": asdict(backbone) | {"weights": None, "mean": model.mean, "std": model.std},
         "classes": list(class_names),
-        "mean": model.mean,
-        "std": model.std,
         **{key: state[key] for key in ("recipe", "seed", "structure", "measurement")},
     }
     (unfinished / MODEL_FILE).write_text(json.dumps(description, indent=2) + "\n")
-    (unfinished / CARD_FILE).write_text(card)
+    (unfinished / CARD_FILE).write_text(card, encoding="utf-8")
     if folder.exists():
         folder.rmdir()
     unfinished.rename(folder)
@@ -112,15 +126,17 @@ def export_model(
 def load_exported(folder: Path | str) -> TransferredModel:
     """The model that `export_model` wrote into `folder`, in any process.
 
-    Raises `InputError` when the folder holds no exported model.
+    A backbone that is a `module:factory` must be importable there. Raises `InputError` when the
+    folder holds no exported model.
     """
-    folder = Path(folder)
-    if not (folder / MODEL_FILE).is_file():
-        raise InputError(f"{folder} holds no {MODEL_FILE}; give a folder that was exported to.")
+    folder = Path(folder).expanduser()
+    for name in (MODEL_FILE, WEIGHTS_FILE):
+        if not (folder / name).is_file():
+            raise InputError(f"{folder} holds no {name}; give a folder that was exported to.")
     state = json.loads((folder / MODEL_FILE).read_text())
-    if state["format"] != FORMAT:
+    if state.get("format") != FORMAT:
         raise InputError(
-            f"{folder} has format {state['format']} and this version reads {FORMAT}; "
+            f"{folder} has format {state.get('format')} and this version reads {FORMAT}; "
             "load it with the version that exported it."
         )
     return _assemble(
@@ -152,7 +168,7 @@ def _assemble(
         MethodContext(
             settings=recipe.settings,
             resolution=recipe.resolution,
-            head=backbones.classifier_name(module),
+            head=classifier_name(module),
             seed=state["seed"],
             calibration=lambda _: iter(()),
             forward_flops=lambda: 0.0,

@@ -6,7 +6,7 @@ the data and the random state are the step number, and a resumed run is the run 
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -20,8 +20,12 @@ from trainables import backbones
 from trainables.backbones import Weights
 from trainables.checkpoints import load_checkpoint, save_checkpoint
 from trainables.compute import count_flops
+from trainables.epochs import Epochs
+from trainables.errors import InfeasibleError, InputError
+from trainables.evaluation import EVALUATION_BATCH, evaluate
 from trainables.images.augment import augment, prepare
-from trainables.images.store import ImageStore, Split
+from trainables.images.store import ImageStore
+from trainables.layers import classifier_name
 from trainables.measurement import Measurement, Outcome
 from trainables.method import MethodContext, load_method
 from trainables.optimizers import (
@@ -35,10 +39,9 @@ from trainables.rungs import Stop, plan_stops
 from trainables.seeds import derive_seed, generator
 from trainables.sources import BackboneSource
 
-EVALUATION_BATCH = 256
-"""Images a forward pass of validation, test and calibration; bounds memory, changes no result."""
 LOSS_CHECK_PERIOD = 16
 """Steps between looks at whether the loss is still finite."""
+_TENSORS = ("model", "average", "momentum")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,32 +74,27 @@ class Finetuning:
         self._recipe = recipe
         self._seed = seed
         self._train = store.splits["train"]
+        self._epochs = Epochs(images=len(self._train), seed=seed)
         self._validation = store.splits["validation"]
         self._mirror = mirror
         self._device = device
         self._step = 0
-        self._order: tuple[int, Tensor] | None = None
+        self._next_stop = 0
+        self._eval_flops = 0.0
+        self._billed_flops = 0.0
+        self._seconds = 0.0
         self.outcome = Outcome.RUNNING
         self.measurement: Measurement | None = None
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)  # an earlier trial of this process left it
 
-        torch.manual_seed(derive_seed(seed, "head"))
-        self._model = backbones.build(backbone.source, num_classes=len(store.class_names))
-        if backbone.weights is not None:
-            backbones.load_into(self._model, backbone.weights, source=backbone.source)
-        self._mean, self._std = backbones.normalisation(backbone.source, self._model)
-        self._model.to(device)
-        if resume_from is None:
-            prepared = load_method(recipe.method).prepare(self._model, self._context())
-            self._structure = dict(prepared.structure)
-            self._setup_flops = prepared.flops
-        else:
-            tensors, state = load_checkpoint(resume_from, ("model", "average", "momentum"))
-            self._structure = state["structure"]
-            self._setup_flops = state["setup_flops"]
-            load_method(recipe.method).rebuild(self._model, self._structure, self._context())
+        checkpoint = None if resume_from is None else load_checkpoint(resume_from, _TENSORS)
+        self._model = self._load_backbone(backbone, classes=len(store.class_names))
+        self._structure, self._setup_flops = self._prepare(checkpoint[1] if checkpoint else None)
         freeze_below(self._model, trainable_depth=recipe.trainable_depth)
         self._average = deepcopy(self._model).requires_grad_(requires_grad=False).eval()
         train_mode(self._model)
+        self._check_batch_norms()
         self._optimizer = sgd(
             self._model,
             learning_rate=recipe.learning_rate,
@@ -112,12 +110,8 @@ class Finetuning:
             setup_flops=self._setup_flops,
             step_flops=self._step_flops,
         )
-        self._eval_flops = 0.0
-        self._seconds = 0.0
-        self._billed_flops = 0.0
-        self._next_stop = 0
-        if resume_from is not None:
-            self._restore(tensors, state)
+        if checkpoint is not None:
+            self._restore(*checkpoint)
         self._seconds += time.perf_counter() - started
 
     def advance(self) -> None:
@@ -179,6 +173,37 @@ class Finetuning:
             },
         )
 
+    def _load_backbone(self, backbone: Backbone, *, classes: int) -> nn.Module:
+        torch.manual_seed(derive_seed(self._seed, "head"))
+        model = backbones.build(backbone.source, num_classes=classes)
+        if backbone.weights is not None:
+            backbones.load_into(model, backbone.weights, source=backbone.source)
+        self._mean, self._std = backbones.normalisation(backbone.source, model)
+        return model.to(self._device)
+
+    def _prepare(self, checkpoint: Mapping[str, Any] | None) -> tuple[dict[str, Any], float]:
+        """The model's structure, which it has afterwards, and the FLOPs that it cost."""
+        try:
+            count_flops(self._model, resolution=self._recipe.resolution)
+        except InputError as error:  # mostly an image that shrinks to nothing on its way
+            raise InfeasibleError(str(error)) from error
+        method = load_method(self._recipe.method)
+        if checkpoint is not None:
+            method.rebuild(self._model, checkpoint["structure"], self._context())
+            return checkpoint["structure"], checkpoint["setup_flops"]
+        prepared = method.prepare(self._model, self._context())
+        return dict(prepared.structure), prepared.flops
+
+    def _check_batch_norms(self) -> None:
+        if self._recipe.batch_size > 1:
+            return
+        for name, module in self._model.named_modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
+                raise InfeasibleError(
+                    f"batch_size=1 leaves the batch norm {name} without a variance to train with",
+                    spent_flops=self._setup_flops,
+                )
+
     def _restore(self, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
         self._model.load_state_dict(tensors["model"])
         self._average.load_state_dict(tensors["average"])
@@ -208,7 +233,7 @@ class Finetuning:
         recipe = self._recipe
         # Dropout and stochastic depth draw from the global stream: place it by the step.
         torch.manual_seed(derive_seed(self._seed, "step", self._step))
-        indices = self._batch_indices()
+        indices = self._epochs.batch(self._step, size=recipe.batch_size)
         images = augment(
             self._train.images[indices].to(self._device, non_blocking=True),
             strength=recipe.augmentation,
@@ -226,24 +251,8 @@ class Finetuning:
         update_average(self._average, self._model, step=self._step)
         return loss.detach()
 
-    def _batch_indices(self) -> Tensor:
-        """Indices of this step's images: epochs of fresh permutations, laid end to end."""
-        size, count = self._recipe.batch_size, len(self._train.labels)
-        first = self._step * size
-        pieces = []
-        while size > 0:
-            epoch, offset = divmod(first, count)
-            if self._order is None or self._order[0] != epoch:
-                permutation = torch.randperm(count, generator=generator(self._seed, "order", epoch))
-                self._order = (epoch, permutation)
-            piece = self._order[1][offset : offset + size]
-            pieces.append(piece)
-            first += len(piece)
-            size -= len(piece)
-        return torch.cat(pieces)
-
     def _record(self, stop: Stop, *, error: float, loss: float) -> Measurement:
-        self._eval_flops += self._inference_flops * len(self._validation.labels)
+        self._eval_flops += self._inference_flops * len(self._validation)
         executed = stop.train_flops - self._billed_flops
         self._billed_flops = stop.train_flops
         on_gpu = self._device.type == "cuda"
@@ -267,15 +276,15 @@ class Finetuning:
         return MethodContext(
             settings=self._recipe.settings,
             resolution=resolution,
-            head=backbones.classifier_name(self._model),
+            head=classifier_name(self._model),
             seed=derive_seed(self._seed, "method"),
             calibration=self._calibration_batches,
             forward_flops=lambda: count_flops(self._model, resolution=resolution).forward_flops,
         )
 
     def _calibration_batches(self, images: int) -> Iterator[Tensor]:
-        count = len(self._train.labels)
-        order = torch.randperm(count, generator=generator(self._seed, "calibration"))[:images]
+        shuffled = generator(self._seed, "calibration")
+        order = torch.randperm(len(self._train), generator=shuffled)[:images]
         for indices in order.split(EVALUATION_BATCH):
             if len(indices) > 1:
                 yield self._inputs(self._train.images[indices])
@@ -288,21 +297,3 @@ class Finetuning:
             mean=self._mean,
             std=self._std,
         )
-
-
-@torch.inference_mode()
-def evaluate(model: nn.Module, split: Split, inputs: Any) -> tuple[float, float]:
-    """Error (0-1) and mean cross-entropy (nats) of `model` on all images of `split`.
-
-    `inputs` turns stored images [B, 3, R, R] into the model's input.
-    """
-    wrong, loss = 0.0, 0.0
-    for images, labels in zip(
-        split.images.split(EVALUATION_BATCH), split.labels.split(EVALUATION_BATCH), strict=True
-    ):
-        batch = inputs(images)
-        targets = labels.to(batch.device)
-        logits = model(batch).float()
-        wrong += (logits.argmax(dim=1) != targets).sum().item()
-        loss += F.cross_entropy(logits, targets, reduction="sum").item()
-    return wrong / len(split.labels), loss / len(split.labels)

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from trainables.backbones import layer_of_parameter
+from trainables.layers import layer_of_parameter
 
 WARMUP_SHARE = 0.1
 """Share of the steps over which the learning rate rises linearly to its peak."""

@@ -1,6 +1,7 @@
 """Makes a backbone from a task: plain supervised training of the dense model."""
 
 import json
+import math
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import asdict, dataclass
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from trainables import backbones
 from trainables.compute import count_flops
 from trainables.errors import InputError
-from trainables.finetune import evaluate
+from trainables.evaluation import evaluate
 from trainables.images.augment import augment, prepare
 from trainables.images.store import ImageStore
 from trainables.optimizers import set_learning_rate, sgd, train_mode, update_average
@@ -109,12 +110,11 @@ def pretrain(
             step += 1
             update_average(average, model, step=step)
         if not torch.isfinite(loss):
-            raise InputError(
-                f"Pretraining diverged in epoch {epoch + 1}; lower "
-                f"learning_rate={plan.learning_rate:g}."
-            )
+            raise _diverged(plan, epoch + 1)
         on_epoch(epoch + 1)
-    error, _ = evaluate(average, store.splits["validation"], inputs)
+    error, validation_loss = evaluate(average, store.splits["validation"], inputs)
+    if not math.isfinite(validation_loss):
+        raise _diverged(plan, plan.epochs)
     result = Pretrained(
         source=BackboneSource(
             model=source.model, weights=str(out), args=source.args, mean=mean, std=std
@@ -131,3 +131,10 @@ def pretrain(
     card = asdict(result) | {"pretraining": asdict(plan), "resolution": store.resolution}
     out.with_suffix(".json").write_text(json.dumps(card, indent=2) + "\n")
     return result
+
+
+def _diverged(plan: Pretraining, epoch: int) -> InputError:
+    return InputError(
+        f"Pretraining diverged in epoch {epoch}: its loss is not finite; lower "
+        f"learning_rate={plan.learning_rate:g}."
+    )

@@ -41,19 +41,28 @@ def plan_stops(
 
     At level L a trial has taken floor((L - setup) / step) steps: it is measured at the most
     compute that does not exceed the level. Levels that allow no step, or none more than the level
-    below, are left out. Raises `InfeasibleError` when not even one step fits under the target.
+    below, are left out. Raises `InfeasibleError` when not even one step fits under the target; the
+    preparing is spent by then.
     """
+    reachable = [level for level in levels if level <= target_flops * (1 + 1e-9)]
+    if not reachable:
+        raise InfeasibleError(
+            f"no rung lies at or under the {target_flops:.3g} FLOPs aimed at; the lowest is "
+            f"{levels[0]:.3g}",
+            spent_flops=setup_flops,
+        )
     stops: list[Stop] = []
-    for rung, level in enumerate(levels):
-        if level > target_flops * (1 + 1e-9):
-            break
+    for rung, level in enumerate(reachable):
         steps = math.floor((level - setup_flops) / step_flops)
+        if setup_flops + steps * step_flops > level:  # by rounding
+            steps -= 1
         if steps > (stops[-1].steps if stops else 0):
             spent = setup_flops + steps * step_flops
             stops.append(Stop(rung=rung, steps=steps, train_flops=spent))
     if not stops:
         raise InfeasibleError(
             f"preparing costs {setup_flops:.3g} FLOPs and one step {step_flops:.3g}, more together "
-            f"than the {target_flops:.3g} aimed at"
+            f"than the {reachable[-1]:.3g} of the highest rung aimed at",
+            spent_flops=setup_flops,
         )
     return tuple(stops)

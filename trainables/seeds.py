@@ -1,13 +1,14 @@
 """Seeds derived from a sweep's seed, so that every stream of randomness is its own and repeats."""
 
 import hashlib
+import json
 
 import torch
 
 
 def derive_seed(*parts: int | str) -> int:
     """A seed in [0, 2**63) that depends on all parts and their order, on every machine alike."""
-    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
+    digest = hashlib.sha256(json.dumps(parts).encode()).digest()
     return int.from_bytes(digest[:8], "big") >> 1
 
 

@@ -107,7 +107,7 @@ class TransferTrial(tune.Trainable):
         torch.set_num_threads(setting.threads)
         self._uri = f"{setting.trials_uri}/{config['trial_id']}"
         self._finetuning: Finetuning | None = None
-        self._refusal: str | None = None
+        self._refusal: tuple[str, float] | None = None
         rungs = complete_rungs(self._uri)
         self._resumed = bool(rungs)
         try:
@@ -120,11 +120,11 @@ class TransferTrial(tune.Trainable):
                 ),
                 levels=setting.levels,
                 mirror=setting.mirror,
-                device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+                device=_device(),
                 resume_from=checkpoint_folder(self._uri, rungs[-1]) if rungs else None,
             )
         except InfeasibleError as error:
-            self._refusal = str(error)
+            self._refusal = str(error), error.spent_flops  # not the error: it holds the model
 
     def step(self) -> dict[str, Any]:
         report = self._next_report()
@@ -148,9 +148,11 @@ class TransferTrial(tune.Trainable):
         """Nothing: `setup` has resumed the trial from its own newest checkpoint."""
 
     def _next_report(self) -> Report:
+        if self._refusal is not None:
+            reason, spent_flops = self._refusal
+            return self._report(Outcome.INFEASIBLE, reason=reason, unmeasured_flops=spent_flops)
         finetuning = self._finetuning
-        if finetuning is None:
-            return self._report(Outcome.INFEASIBLE, reason=self._refusal)
+        assert finetuning is not None  # set up, and not refused
         if self._resumed:
             self._resumed = False
             return self._report(finetuning.outcome, measurement=finetuning.measurement)
@@ -184,6 +186,10 @@ class TransferTrial(tune.Trainable):
         )
 
 
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 @functools.lru_cache(maxsize=2)
 def _backbone(source: str) -> Backbone:
     """Kept by the actor, so that a sweep reads its weights once an actor, not once a trial."""
@@ -203,4 +209,5 @@ def measure_test_error(setting: Mapping[str, Any], checkpoint_uri: str) -> float
     torch.set_num_threads(parsed.threads)
     store = _store(json.dumps(asdict(parsed.task)), parsed.store_resolution, parsed.cache)
     model = from_checkpoint(checkpoint_uri, backbone=parsed.backbone, class_names=store.class_names)
+    model.module.to(_device())
     return error_on_test(model, store)

@@ -153,9 +153,7 @@ def _check_mlflow(folder: Path) -> None:
     assert {run.info.status for run in runs} <= {"FINISHED", "FAILED", "KILLED"}
     parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
     assert len(parents) == 1
-    trials = Counter(
-        run.data.tags["prunetune.trial_id"] for run in runs if run not in parents
-    )
+    trials = Counter(run.data.tags["prunetune.trial_id"] for run in runs if run not in parents)
     assert len(trials) == TRIALS
     assert set(trials.values()) == {1}
     curve = Counter(row["trial_id"] for row in rows(read_measurements(folder / "run")))

@@ -71,6 +71,11 @@ def test_every_choice_and_both_ends_are_reached() -> None:
     assert {r.target_flops for r in drawn} == set(RUNGS)
 
 
+def test_batches_are_drawn_by_ratio_not_by_difference() -> None:
+    smallest = [r for r in recipes(problem()) if r.batch_size == 16]
+    assert len(smallest) > 20, "one in six of 200; by difference it would be one in twenty"
+
+
 def test_dense_has_a_real_chance() -> None:
     dense = [r for r in recipes(problem()) if r.settings["pruning_ratio"] == 0]
     assert 4 <= len(dense) <= 25, "one in twenty of 200"

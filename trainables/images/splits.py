@@ -42,6 +42,7 @@ def plan_splits(
     *,
     seed: int,
     max_train_images: int | None = None,
+    max_validation_images: int | None = None,
 ) -> dict[str, SplitRows]:
     """Train, validation and test of a source, and `devtest` where the rule holds one out.
 
@@ -60,14 +61,16 @@ def plan_splits(
     _check_classes(parts, class_names, required=required, shares=shares)
 
     cut = stratified_cut(parts[TRAIN], shares=shares, required=required, seed=seed)
-    if max_train_images is not None:
-        chosen = stratified_sample(parts[TRAIN][cut[TRAIN]], limit=max_train_images, seed=seed)
-        cut[TRAIN] = cut[TRAIN][chosen]
-
     splits = {name: SplitRows(part=TRAIN, indices=rows) for name, rows in cut.items() if rows.size}
     for name in (VALIDATION, TEST):
         if name in parts:
             splits[name] = SplitRows(part=name, indices=np.arange(len(parts[name])))
+    for name, limit in ((TRAIN, max_train_images), (VALIDATION, max_validation_images)):
+        if limit is not None:
+            whole = splits[name]
+            labels = parts[whole.part][whole.indices]
+            chosen = stratified_sample(labels, limit=limit, seed=seed, what=f"max_{name}_images")
+            splits[name] = SplitRows(part=whole.part, indices=whole.indices[chosen])
     return {name: splits[name] for name in (TRAIN, VALIDATION, DEVTEST, TEST) if name in splits}
 
 
@@ -87,18 +90,18 @@ def stratified_cut(
     return dict(zip(shares, taken, strict=True))
 
 
-def stratified_sample(labels: Labels, *, limit: int, seed: int) -> Indices:
+def stratified_sample(labels: Labels, *, limit: int, seed: int, what: str) -> Indices:
     """Ascending positions of `limit` of the `labels`, or of all if they are no more.
 
     One image of every class is chosen first, the rest in proportion. A `limit` under the number
-    of classes raises `InputError`.
+    of classes raises `InputError`, which calls the limit `what`.
     """
     counts = np.bincount(labels)
     classes = np.count_nonzero(counts)
     if limit < classes:
         raise InputError(
-            f"max_train_images={limit} must be at least the number of classes, {classes}, "
-            "so that every class can be learned; raise it, or keep fewer `classes`."
+            f"{what}={limit} must be at least the number of classes, {classes}, "
+            "so that every class is there; raise it, or keep fewer `classes`."
         )
     if limit >= len(labels):
         return np.arange(len(labels))

@@ -50,8 +50,10 @@ class TaskSource:
     """Names of the classes to keep, in label order; `None` keeps all."""
     max_train_images: int | None = None
     """Keep a stratified sample of so many training images; `None` keeps all."""
+    max_validation_images: int | None = None
+    """Keep a stratified sample of so many validation images; `None` keeps all."""
     seed: int = 0
-    """Of the cuts and the sample."""
+    """Of the cuts and the samples."""
 
     def __post_init__(self) -> None:
         if self.classes is not None:
@@ -66,6 +68,11 @@ class TaskSource:
             (
                 "max_train_images",
                 self.max_train_images is None or self.max_train_images >= 2,
+                "must be at least 2 images; leave it out to keep all",
+            ),
+            (
+                "max_validation_images",
+                self.max_validation_images is None or self.max_validation_images >= 2,
                 "must be at least 2 images; leave it out to keep all",
             ),
             ("seed", 0 <= self.seed < 2**64, "must lie in [0, 2**64)"),
@@ -143,6 +150,7 @@ def read_plan(source: TaskSource, origin: Origin) -> tuple[Catalog, dict[str, Sp
         catalog.class_names,
         seed=source.seed,
         max_train_images=source.max_train_images,
+        max_validation_images=source.max_validation_images,
     )
     return catalog, plan
 

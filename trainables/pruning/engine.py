@@ -8,9 +8,12 @@ are our own. The graph may be wrong too, for an operation it does not know passe
 one; hence `trainables.pruning.proof`.
 """
 
+import sys
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 import torch
@@ -68,12 +71,13 @@ def find_groups(
         if isinstance(module, _SIDED) and not is_depthwise(module)
     ]
     shape = 1, channels, resolution, resolution
-    graph = _BoundedGraph(seconds)
+    graph = torch_pruning.DependencyGraph()
     try:
         with (
             warnings.catch_warnings(),
             torch.inference_mode(mode=False),
             torch.enable_grad(),
+            _time_limit(seconds),
         ):
             warnings.simplefilter("ignore")  # its doubts are settled by the proof, not by a print
             images = torch.empty(shape, dtype=float_dtype(model), device="meta")
@@ -94,19 +98,26 @@ def find_groups(
     return ChannelGraph(groups=tuple(groups), layers=layers)
 
 
-class _BoundedGraph(torch_pruning.DependencyGraph):  # type: ignore[misc]  # untyped library
-    """A dependency graph that gives up in time, for some models make it never finish."""
+@contextmanager
+def _time_limit(seconds: float) -> Iterator[None]:
+    """Raise `TimeoutError` inside the block once `seconds` have passed.
 
-    def __init__(self, seconds: float) -> None:
-        super().__init__()
-        self._seconds = seconds
-        self._deadline = time.monotonic() + seconds
+    The library's searches never finish on some models and cannot be interrupted from outside. An
+    alarm signal works in the main thread alone; the interpreter's profile hook, which sees every
+    call, works in any. A profiler that was running pauses meanwhile.
+    """
+    deadline = time.monotonic() + seconds
 
-    def get_pruner_of_module(self, module: nn.Module) -> Any:
-        # every step of the library's recursions asks this
-        if time.monotonic() > self._deadline:
-            raise TimeoutError(f"its dependency graph took longer than {self._seconds:g} s")
-        return super().get_pruner_of_module(module)
+    def check(_frame: FrameType, _event: str, _argument: Any) -> None:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"its dependency graph took longer than {seconds:g} s")
+
+    previous = sys.getprofile()
+    sys.setprofile(check)
+    try:
+        yield
+    finally:
+        sys.setprofile(previous)
 
 
 def _traceable_copy(model: nn.Module) -> nn.Module:
@@ -134,7 +145,7 @@ def _note_width(layers: dict[str, int], name: str) -> Callable[[nn.Module, Any, 
 def _read(
     group: Any,
     *,
-    graph: _BoundedGraph,
+    graph: Any,
     names: Mapping[int, str],
     head: Collection[str],
     order: Mapping[str, int],
@@ -181,7 +192,7 @@ def _read(
     )
 
 
-def _side(node: Any, handler: Any, *, graph: _BoundedGraph) -> Side:
+def _side(node: Any, handler: Any, *, graph: Any) -> Side:
     if node.type not in _LAYERS:
         return Side.BOTH
     return Side.OUT if graph.is_out_channel_pruning_fn(handler) else Side.IN

@@ -68,7 +68,7 @@ def _randomised(model: nn.Module) -> nn.Module:
             parameter.requires_grad = True
         for module in net.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.train()  # each channel by its own statistics: keeps deep signals alive
+                module.training = True  # by the batch's statistics: keeps deep signals alive
     return net
 
 

@@ -15,6 +15,9 @@ from trainables.pruning.proof import prove
 from trainables.pruning.selectors import SELECTORS, filters_of
 from trainables.pruning.structure import Cut, PrunedStructure
 
+_LEAST_INNER_SHARE = 0.05
+"""Of all filters; between mixed or selective kernels (3 %) and the least of others (17 %)."""
+
 
 def prune(
     model: nn.Module,
@@ -111,10 +114,14 @@ def _prunable(
         if group.fault is not None:
             raise InfeasibleError(f"{group.name} cannot be pruned: {group.fault}")
     if rule is WidthRule.INNER:
-        if not free:
+        inner = sum(group.width for group in free)
+        filters = sum(width for name, width in graph.layers.items() if name not in head)
+        if inner < _LEAST_INNER_SHARE * filters or not free:
+            # a dense model by another name: nothing but the insides of a few gates would go
             raise InfeasibleError(
-                f"{type(model).__name__} has no block-internal channels to prune; "
-                "the width rule 'all' may find some."
+                f"{type(model).__name__} has next to no block-internal channels, {inner} of its "
+                f"{filters} filters (at least {_LEAST_INNER_SHARE:.0%} are asked for); "
+                "the width rule 'all' may find more."
             )
         return free
     covered: dict[str, set[int]] = {}

@@ -72,24 +72,29 @@ def test_row_order_tells_nothing_of_the_split():
 def test_a_sample_has_the_size_asked_for_and_every_class(counts, data):
     labels = labels_of(counts)
     limit = data.draw(st.integers(len(counts), sum(counts)))
-    chosen = stratified_sample(labels, limit=limit, seed=3)
+    chosen = stratified_sample(labels, limit=limit, seed=3, what="limit")
     assert len(set(chosen.tolist())) == len(chosen) == limit
     assert np.bincount(labels[chosen], minlength=len(counts)).min() >= 1
 
 
 def test_a_sample_keeps_proportions():
     labels = labels_of([900, 90, 10])
-    chosen = stratified_sample(labels, limit=100, seed=0)
+    chosen = stratified_sample(labels, limit=100, seed=0, what="limit")
     assert np.bincount(labels[chosen]).tolist() == pytest.approx([90, 9, 1], abs=2)
 
 
 def test_a_sample_no_smaller_than_the_whole_is_the_whole():
-    assert stratified_sample(labels_of([2, 2]), limit=9, seed=0).tolist() == [0, 1, 2, 3]
+    assert stratified_sample(labels_of([2, 2]), limit=9, seed=0, what="limit").tolist() == [
+        0,
+        1,
+        2,
+        3,
+    ]
 
 
 def test_a_sample_under_the_number_of_classes_is_refused():
     with pytest.raises(InputError, match=r"max_train_images=2 must be at least .* 3"):
-        stratified_sample(labels_of([5, 5, 5]), limit=2, seed=0)
+        stratified_sample(labels_of([5, 5, 5]), limit=2, seed=0, what="max_train_images")
 
 
 @pytest.mark.parametrize(
@@ -116,6 +121,17 @@ def test_only_train_is_sampled():
     assert set(small["train"].indices) < set(full["train"].indices)
     assert len(small["train"].indices) == 20
     assert small["validation"].indices.tolist() == full["validation"].indices.tolist()
+
+
+@pytest.mark.parametrize("official", [("train",), ("train", "validation", "test")])
+def test_validation_is_sampled_wherever_it_comes_from(official):
+    parts = {part: labels_of([90, 60]) for part in official}
+    full = plan_splits(parts, ("cat", "dog"), seed=0)
+    small = plan_splits(parts, ("cat", "dog"), seed=0, max_validation_images=10)
+    chosen = small["validation"]
+    assert set(chosen.indices) < set(full["validation"].indices)
+    assert np.bincount(parts[chosen.part][chosen.indices]).tolist() == [6, 4]
+    assert small["train"].indices.tolist() == full["train"].indices.tolist()
 
 
 def test_an_empty_devtest_is_left_out():

@@ -1,0 +1,80 @@
+"""The layers of a model in order, and which of them is its head."""
+
+import re
+
+from timm.models import group_parameters
+from torch import nn
+
+from trainables.errors import InputError
+
+_BLOCK = re.compile(r"(.*?\.\d+(?:\.\d+)*)(?:\.|$)")  # down to its first run of numbers
+
+
+def classifier(model: nn.Module) -> nn.Module:
+    """The model's head: what timm says it is, else the last linear layer.
+
+    Raises `InputError` for a model without one.
+    """
+    return model.get_submodule(classifier_name(model))
+
+
+def classifier_name(model: nn.Module) -> str:
+    """Qualified name of `classifier(model)`."""
+    modules: dict[str, nn.Module] = dict(model.named_modules())
+    get_classifier = getattr(model, "get_classifier", None)
+    if callable(get_classifier):
+        head: object = get_classifier()
+        if isinstance(head, tuple):
+            raise InputError(
+                f"{type(model).__name__} has {len(head)} classifiers, as distilled models have, "
+                "and a backbone needs exactly one; choose a model that was made with one."
+            )
+        for name, module in modules.items():
+            if module is head and name:
+                return name
+    linear = [name for name, module in modules.items() if isinstance(module, nn.Linear)]
+    if not linear or not linear[-1]:
+        raise InputError(
+            f"{type(model).__name__} has no classifier: a backbone needs a get_classifier() "
+            "as timm's have, or a last torch.nn.Linear inside it."
+        )
+    return linear[-1]
+
+
+def layer_of_parameter(model: nn.Module) -> dict[str, int]:
+    """Layer index of every parameter from the input (0) to the head (the largest).
+
+    timm's models tell their layers (`group_matcher`). In others, in order of definition, a numbered
+    block (`layer1.0`, `features.3`) is a layer, and so is each module outside of blocks; one of
+    nothing but vectors, as a norm is, belongs to the layer before it. The head is always a layer
+    by itself.
+    """
+    group_matcher = getattr(model, "group_matcher", None)
+    layers: dict[str, int] = (
+        group_parameters(model, group_matcher(coarse=False), reverse=True)
+        if callable(group_matcher)
+        else _layers_by_name(model)
+    )
+    head = classifier_name(model) + "."
+    trunk = sorted({layer for name, layer in layers.items() if not name.startswith(head)})
+    order = {layer: index for index, layer in enumerate(trunk)}
+    return {
+        name: len(trunk) if name.startswith(head) else order[layers[name]]
+        for name, _ in model.named_parameters()
+    }
+
+
+def _layers_by_name(model: nn.Module) -> dict[str, int]:
+    layers: dict[str, int] = {}
+    seen: dict[str, int] = {}  # by the name of a block or of a module outside of blocks
+    layer = -1
+    for name, _ in model.named_parameters():
+        owner = name.rpartition(".")[0]
+        block = _BLOCK.match(owner)
+        key = block.group(1) if block else owner
+        if key not in seen:
+            vectors_only = all(p.ndim <= 1 for p in model.get_submodule(key).parameters())
+            layer += not (seen and vectors_only)
+            seen[key] = layer
+        layers[name] = seen[key]
+    return layers
