@@ -24,7 +24,7 @@ class _Column:
 
 
 _TRIAL = _Column(heading="trial\n@ rung", cell=lambda p: f"{p.number} @ {p.rung}")
-_TRAINING = _Column(heading="training\nFLOPs", cell=lambda p: units.count(p.train_flops))
+_TRAINING = _Column(heading="train\nFLOPs", cell=lambda p: units.count(p.train_flops))
 _VALIDATION = _Column(heading="val\nerror", cell=lambda p: units.percent(p.val_error))
 _TEST = _Column(heading="test\nerror", cell=lambda p: _known_percent(p.test_error))
 _INFERENCE = _Column(heading="inference\nFLOPs", cell=lambda p: units.count(p.inference_flops))
@@ -82,7 +82,7 @@ class FrontierTable:
 
 
 def short_recipe(recipe: Mapping[str, Setting]) -> str:
-    """What tells recipes apart at a glance, such as "r0.5 l1/layer/inner · lr 0.06 · 16px · b16".
+    """What tells recipes apart at a glance, such as "r0.5 l1/layer/inner · lr 0.06 d0.75 16px b16".
 
     First the method's own settings: numbers by the initial of their name's last word, words as
     they are, switches by name where they are on. Then the shared ones that matter most.
@@ -99,12 +99,10 @@ def short_recipe(recipe: Mapping[str, Setting]) -> str:
             numbers.append(f"{name.rpartition('_')[2][0]}{value:.3g}")
     own = " ".join([*numbers, "/".join(words)]).strip()
     shared = (
-        f"lr {recipe['learning_rate']:.2g}",
-        f"d{recipe['trainable_depth']:.2g}",
-        f"{recipe['resolution']}px",
-        f"b{recipe['batch_size']}",
+        f"lr {recipe['learning_rate']:.2g} d{recipe['trainable_depth']:.2g} "
+        f"{recipe['resolution']}px b{recipe['batch_size']}"
     )
-    return " · ".join([*([own] if own else []), *shared])
+    return f"{own} · {shared}" if own else shared
 
 
 def _known_percent(share: float | None) -> str:

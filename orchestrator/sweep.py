@@ -9,6 +9,7 @@ from contextlib import contextmanager
 
 import ray
 from ray import tune
+from ray.tune import TuneError
 from rich.console import Console
 
 from analysis.frontier import Frontier, FrontierPoint
@@ -225,8 +226,12 @@ class Sweep:
                     verbose=0,
                 ),
             )
-            tuner.fit()
-        shutil.rmtree(self._folder.tune, ignore_errors=True)
+            try:
+                tuner.fit()
+            except TuneError as error:
+                raise _origin(error) from None
+            finally:
+                shutil.rmtree(self._folder.tune, ignore_errors=True)
 
     def _test_frontier(self, ledger: Ledger, setting: TrialSetting) -> None:
         """Measures the test error of the frontier's points that lack one, on the cluster."""
@@ -279,6 +284,13 @@ class Sweep:
             elapsed_seconds=ledger.elapsed_seconds,
             finished=self._over and all(trial.finished for trial in trials),
         )
+
+
+def _origin(error: BaseException) -> BaseException:
+    """What went wrong on our side of Tune, such as a full disk, from Tune's tale of it."""
+    while isinstance(error, TuneError) and (before := error.__cause__ or error.__context__):
+        error = before
+    return error
 
 
 @contextmanager

@@ -72,8 +72,7 @@ def test_all_there_is_to_say_fits_in_120_columns() -> None:
     ]
     assert points[0].split() == [
         *("100", "@", "3", "123", "G", "50.0", "%", "11.1", "%", "11.7", "M", "123", "M"),
-        *("r0.55", "random/global/inner", "·", "lr", "0.0031", "·", "d0.75", "·", "224px"),
-        *("·", "b128"),
+        *("r0.55", "random/global/inner", "·", "lr", "0.0031", "d0.75", "224px", "b128"),
     ]
 
 
@@ -99,7 +98,7 @@ def test_eighty_columns_are_enough_for_a_running_sweeps_whole_recipe() -> None:
         replace(p, recipe=recipe(5, scope="layer", width="inner").flat()) for p in running.points
     )
     for line in lines(Frontier(usual), 80)[3:]:
-        assert line.rstrip().endswith("r0.5 l1/layer/inner · lr 0.0017 · d1 · 32px · b32")
+        assert line.rstrip().endswith("r0.5 l1/layer/inner · lr 0.0017 d1 32px b32")
 
 
 def test_the_newest_points_are_the_most_accurate() -> None:
@@ -121,6 +120,6 @@ def test_an_empty_frontier_is_shown_as_such() -> None:
 def test_any_methods_settings_are_shortened() -> None:
     shared = {name: LONGEST[name] for name in ("learning_rate", "trainable_depth")}
     shared |= {"resolution": 16, "batch_size": 16}
-    assert short_recipe(shared) == "lr 0.0031 · d0.75 · 16px · b16"
+    assert short_recipe(shared) == "lr 0.0031 d0.75 16px b16"
     settings = {"temperature": 2, "mask_decay": 1e-4, "warm": True, "cold": False, "kind": "a"}
     assert short_recipe(settings | shared).startswith("t2 d0.0001 warm/a · lr 0.0031")

@@ -7,7 +7,8 @@ import json
 import pytest
 import timm
 import torch
-from pruning_nets import Chain, ChannelShuffle, CifarResNet, Squeeze
+from cifar_resnet import CifarResNet
+from pruning_nets import Chain, ChannelShuffle, Squeeze
 from torch import Tensor, nn
 from torch.nn import functional as F
 

@@ -5,7 +5,8 @@ import copy
 import pytest
 import timm
 import torch
-from pruning_nets import Chain, CifarResNet, Squeeze, TwoBranches
+from cifar_resnet import CifarResNet
+from pruning_nets import Chain, Squeeze, TwoBranches
 from torch import Tensor, nn
 
 from trainables.errors import InfeasibleError

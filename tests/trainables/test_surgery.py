@@ -5,7 +5,7 @@ import json
 
 import pytest
 import torch
-from pruning_nets import CifarResNet
+from cifar_resnet import CifarResNet
 from torch import Tensor, nn
 
 from trainables.errors import InfeasibleError, InputError
