@@ -138,9 +138,8 @@ class Sweep:
                     f"Every trial failed, the last with {last}; mend the cause and run the same "
                     "command with --fresh."
                 )
-            if all(trial.finished for trial in ledger.trials()):
-                self._test_frontier(ledger, setting)
-                self._over = True
+            self._test_frontier(ledger, setting)
+            self._over = True
             tables.write()
             self._write_views(ledger, tracker, examination.summary.class_names)
         finally:
@@ -282,7 +281,7 @@ class Sweep:
             sweep_flops=ledger.sweep_flops,
             hypervolume=frontier.hypervolume(reference_flops=reference),
             elapsed_seconds=ledger.elapsed_seconds,
-            finished=self._over and all(trial.finished for trial in trials),
+            finished=self._over,
         )
 
 

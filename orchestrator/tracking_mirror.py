@@ -103,7 +103,7 @@ class Mirror:
         self._loader_module = loader_module
         self._config_logged = False
         self._logged_frontier: Frontier | None = None
-        self._shown: dict[str, tuple[TrialRecord, bool]] = {}
+        self._shown: dict[str, tuple[TrialRecord, bool, bool]] = {}
         self._sweep = self._read_sweep()
         self._trials = self._read_trials({trial.trial_id for trial in snapshot.trials})
         self._models = self._read_models()
@@ -114,7 +114,9 @@ class Mirror:
         parent = self._show_sweep(sweep)
         on_frontier = {point.trial_id for point in snapshot.frontier.points}
         for trial in snapshot.trials:
-            self._show_trial(trial, parent, on_frontier=trial.trial_id in on_frontier)
+            self._show_trial(
+                trial, parent, on_frontier=trial.trial_id in on_frontier, idle=snapshot.idle
+            )
         self._show_models(snapshot)
         self._show_documents(snapshot, parent)
         # last, so that a run that MLflow shows as finished is whole
@@ -221,12 +223,19 @@ class Mirror:
         known.newest |= {metric.key: metric.value for metric in view.metrics}
         return known
 
-    def _show_trial(self, trial: TrialRecord, parent: _KnownRun, *, on_frontier: bool) -> None:
+    def _show_trial(
+        self, trial: TrialRecord, parent: _KnownRun, *, on_frontier: bool, idle: bool
+    ) -> None:
+        paused = idle and not trial.finished
         # records are immutable, so one that is the same as last time needs no look at its curve
-        if self._shown.get(trial.trial_id) == (trial, on_frontier):
+        if self._shown.get(trial.trial_id) == (trial, on_frontier, paused):
             return
         view = trial_view(
-            trial, sweep_id=self._sweep_id, parent_run_id=parent.run_id, on_frontier=on_frontier
+            trial,
+            sweep_id=self._sweep_id,
+            parent_run_id=parent.run_id,
+            on_frontier=on_frontier,
+            paused=paused,
         )
         known = self._trials.get(trial.trial_id)
         if known is None:
@@ -235,7 +244,7 @@ class Mirror:
             self._read_curve(known, view.metrics)
         self._log(known, view)
         self._show_status(known, view)
-        self._shown[trial.trial_id] = (trial, on_frontier)
+        self._shown[trial.trial_id] = (trial, on_frontier, paused)
 
     def _read_curve(self, known: _KnownRun, metrics: Iterable[MetricValue]) -> None:
         """Learn which values of a curve are there, with no call in the usual case: all are.
@@ -295,7 +304,7 @@ class Mirror:
     def _show_status(self, known: _KnownRun, view: RunView) -> None:
         if known.status == view.status:
             return
-        if view.status == "RUNNING":  # a finished sweep that was extended
+        if view.status in ("RUNNING", "SCHEDULED"):  # it is not over, or no longer
             self._client.update_run(known.run_id, status=view.status)
         else:
             self._client.set_terminated(known.run_id, view.status, view.end_ms)

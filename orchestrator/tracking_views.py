@@ -70,9 +70,14 @@ class Snapshot:
     elapsed_seconds: float
     """Wall time the sweep has run."""
     finished: bool
-    """No trial runs and none will."""
+    """The budget is spent. Trials that the wall time ended are paused until it is raised."""
     interrupted: bool = False
     """Unfinished, and its driver has left; a resumed sweep goes on."""
+
+    @property
+    def idle(self) -> bool:
+        """No driver is at work, so that no trial runs."""
+        return self.finished or self.interrupted
 
     def __post_init__(self) -> None:
         if "'" in self.sweep_id:
@@ -156,9 +161,12 @@ def sweep_view(snapshot: Snapshot, *, now_ms: int) -> RunView:
 
 
 def trial_view(
-    trial: TrialRecord, *, sweep_id: str, parent_run_id: str, on_frontier: bool
+    trial: TrialRecord, *, sweep_id: str, parent_run_id: str, on_frontier: bool, paused: bool
 ) -> RunView:
-    """A trial's run, nested under the parent: one step a rung."""
+    """A trial's run, nested under the parent: one step a rung.
+
+    A `paused` one, unfinished in a sweep that is idle, is SCHEDULED: it goes on when that does.
+    """
     tags = {
         "mlflow.parentRunId": parent_run_id,
         SWEEP_ID_TAG: sweep_id,
@@ -175,7 +183,7 @@ def trial_view(
         tags[FRONTIER_TAG] = "true"
     return RunView(
         name=trial.trial_id,
-        status=STATUSES[trial.state],
+        status="SCHEDULED" if paused else STATUSES[trial.state],
         start_ms=_milliseconds(trial.suggested_at),
         end_ms=None if trial.finished_at is None else _milliseconds(trial.finished_at),
         tags=tags,

@@ -19,3 +19,8 @@ class BackboneSource:
     """Channel means that inputs are normalised by, 0-1; None: the model's own, else ImageNet's."""
     std: tuple[float, float, float] | None = None
     """Channel deviations, likewise."""
+
+    def __post_init__(self) -> None:
+        for name in ("mean", "std"):  # JSON has no tuples
+            channels = getattr(self, name)
+            object.__setattr__(self, name, None if channels is None else tuple(channels))

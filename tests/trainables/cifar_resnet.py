@@ -9,6 +9,13 @@ def cifar_resnet(num_classes: int, depth: int = 8) -> "CifarResNet":
     return CifarResNet(blocks=(depth - 2) // 6, classes=num_classes)
 
 
+def with_a_spare_layer(num_classes: int) -> "CifarResNet":
+    """The same with a layer that no image passes, so that it never has a gradient."""
+    model = cifar_resnet(num_classes)
+    model.spare = nn.Conv2d(3, 3, 1)
+    return model
+
+
 class CifarBlock(nn.Module):
     """A basic block whose shortcut has no parameters: it subsamples and pads channels by zeros."""
 

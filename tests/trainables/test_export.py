@@ -129,7 +129,7 @@ def test_another_process_predicts_the_same(
     here = load_exported(exported)
     probabilities = here.predict(images)
     assert np.array_equal(np.load(tmp_path / "there.npy"), probabilities)
-    assert probabilities.shape == (20, 10)
+    assert probabilities.shape == (20, 4)
     assert probabilities.sum(axis=1) == pytest.approx(np.ones(20), abs=1e-5)
     assert here.class_names == digits.class_names
     assert here.measurement == trained.curve[-1]
@@ -224,7 +224,7 @@ def test_images_of_any_size_are_resized_and_rectangles_lose_their_margins(
     wide[:, :, 10:50] = square
     tall = np.ascontiguousarray(wide.transpose(0, 2, 1, 3))
     expected = model.predict(square)
-    assert expected.shape == (3, 10)
+    assert expected.shape == (3, 4)
     assert np.array_equal(model.predict(wide), expected)
     assert np.array_equal(model.predict(tall), model.predict(square.transpose(0, 2, 1, 3)))
     resized = model.inputs(torch.from_numpy(square).permute(0, 3, 1, 2))
@@ -234,7 +234,7 @@ def test_images_of_any_size_are_resized_and_rectangles_lose_their_margins(
 def test_many_images_are_predicted_batch_by_batch(model: TransferredModel) -> None:
     images = np.random.default_rng(0).integers(0, 256, (300, 16, 16, 3), dtype=np.uint8)
     whole = model.predict(images)
-    assert whole.shape == (300, 10)
+    assert whole.shape == (300, 4)
     assert whole[256:] == pytest.approx(model.predict(images[256:]), abs=1e-6)
 
 

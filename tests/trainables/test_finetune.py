@@ -28,6 +28,7 @@ EVERYTHING_RANDOM = {
 DROPS = BackboneSource(model="test_resnet", args={"drop_rate": 0.3, "drop_path_rate": 0.2})
 SQUEEZED = BackboneSource(model="test_efficientnet", args={"drop_rate": 0.2, "drop_path_rate": 0.1})
 USERS_OWN = BackboneSource(model="cifar_resnet:cifar_resnet")
+SPARE = BackboneSource(model="cifar_resnet:with_a_spare_layer")
 
 
 def timeless(measurement: Measurement) -> Measurement:
@@ -48,8 +49,9 @@ def weights(folder: Path, rung: int) -> dict[str, bytes]:
         (SQUEEZED, EVERYTHING_RANDOM | {"trainable_depth": 1.0}),
         (USERS_OWN, EVERYTHING_RANDOM | {"resolution": 12}),
         (SMALL, {"trainable_depth": 0.0}),
+        (SPARE, {"augmentation": 0.5, "resolution": 8}),
     ],
-    ids=["dropout", "all widths, batch above the training set", "mobile", "user's own", "head"],
+    ids=["dropout", "big batch", "mobile", "user's own", "head", "spare layer"],
 )
 def test_a_trial_resumed_from_any_rung_ends_as_if_it_had_never_stopped(
     digits: ImageStore, tmp_path: Path, source: BackboneSource, changes: dict[str, Any]
@@ -112,7 +114,7 @@ def test_seeds_make_the_run(digits: ImageStore) -> None:
 def test_training_learns(digits: ImageStore) -> None:
     recipe = make_recipe(learning_rate=0.05, target_flops=4e9)
     curve = run(make_trial(digits, recipe, levels=(4e8, 4e9)))
-    assert curve[-1].val_error < 0.6 < 0.9  # ten classes: chance is 0.9
+    assert curve[-1].val_error < 0.5 < 0.75  # four classes: chance is 0.75
     assert curve[-1].val_loss < curve[0].val_loss
 
 
