@@ -7,7 +7,6 @@ the data and the random state are the step number, and a resumed run is the run 
 import math
 import time
 from collections.abc import Iterator, Mapping
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,11 +28,11 @@ from trainables.layers import classifier_name
 from trainables.measurement import Measurement, Outcome
 from trainables.method import MethodContext, load_method
 from trainables.optimizers import (
+    RunningAverage,
     freeze_below,
     set_learning_rate,
     sgd,
     train_mode,
-    update_average,
 )
 from trainables.rungs import Stop, plan_stops
 from trainables.seeds import derive_seed, generator
@@ -92,7 +91,7 @@ class Finetuning:
         self._model = self._load_backbone(backbone, classes=len(store.class_names))
         self._structure, self._setup_flops = self._prepare(checkpoint[1] if checkpoint else None)
         freeze_below(self._model, trainable_depth=recipe.trainable_depth)
-        self._average = deepcopy(self._model).requires_grad_(requires_grad=False).eval()
+        self._average = RunningAverage(self._model)
         train_mode(self._model)
         self._check_batch_norms()
         self._optimizer = sgd(
@@ -129,7 +128,7 @@ class Finetuning:
             self.outcome = Outcome.DIVERGED
             return
         self._seconds += time.perf_counter() - started
-        error, loss = evaluate(self._average, self._validation, self._inputs)
+        error, loss = evaluate(self._average.model, self._validation, self._inputs)
         if not math.isfinite(loss):
             self.outcome = Outcome.DIVERGED
             return
@@ -160,7 +159,7 @@ class Finetuning:
             uri,
             tensors={
                 "model": self._model.state_dict(),
-                "average": self._average.state_dict(),
+                "average": self._average.model.state_dict(),
                 "momentum": momentum,
             },
             state={
@@ -206,7 +205,7 @@ class Finetuning:
 
     def _restore(self, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
         self._model.load_state_dict(tensors["model"])
-        self._average.load_state_dict(tensors["average"])
+        self._average.model.load_state_dict(tensors["average"])
         for name, parameter in self._model.named_parameters():
             if name in tensors["momentum"]:
                 buffer = tensors["momentum"][name].to(self._device)
@@ -248,7 +247,7 @@ class Finetuning:
         loss.backward()
         self._optimizer.step()
         self._step += 1
-        update_average(self._average, self._model, step=self._step)
+        self._average.update(step=self._step)
         return loss.detach()
 
     def _record(self, stop: Stop, *, error: float, loss: float) -> Measurement:

@@ -1,6 +1,7 @@
 """What is trained, and how fast: trainable depth, parameter groups, schedule, average."""
 
 import math
+from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
@@ -58,6 +59,7 @@ def sgd(
         lr=learning_rate,
         momentum=MOMENTUM,
         nesterov=True,
+        fused=True,  # one pass over memory, where small batches spend much of their time
     )
 
 
@@ -73,24 +75,32 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, *, step: int, total_step
         group["lr"] = group["peak_lr"] * factor
 
 
-@torch.no_grad()
-def update_average(average: nn.Module, model: nn.Module, *, step: int) -> None:
-    """Moves `average` towards `model` after step number `step` (from 1), weights and statistics.
+class RunningAverage:
+    """A copy of a model that follows it: what is measured and exported.
 
-    Polynomial-decay averaging (Shamir & Zhang 2013): with order g,
+    Polynomial-decay averaging (Shamir & Zhang 2013) of weights and statistics: with order g,
     a_t = a_{t-1} + (g + 1) / (t + g) * (w_t - a_{t-1}). It needs no horizon, so that the early
     rungs of a long schedule are as honest as the last.
     """
-    share = (AVERAGE_ORDER + 1) / (step + AVERAGE_ORDER)
-    floating: tuple[list[Tensor], list[Tensor]] = ([], [])
-    for mine, theirs in zip(_tensors(average), _tensors(model), strict=True):
-        if mine.is_floating_point():
-            floating[0].append(mine)
-            floating[1].append(theirs)
-        else:
-            mine.copy_(theirs)
-    torch._foreach_lerp_(floating[0], floating[1], share)
 
+    def __init__(self, model: nn.Module) -> None:
+        """`model` must have been frozen and moved already: what is frozen is not followed."""
+        self.model = deepcopy(model).requires_grad_(requires_grad=False).eval()
+        """The average, in eval mode."""
+        pairs: list[tuple[Tensor, Tensor]] = [
+            (mine, theirs.detach())
+            for mine, theirs in zip(self.model.parameters(), model.parameters(), strict=True)
+            if theirs.requires_grad
+        ]
+        pairs += zip(self.model.buffers(), model.buffers(), strict=True)
+        self._averaged = [pair for pair in pairs if pair[0].is_floating_point()]
+        self._copied = [pair for pair in pairs if not pair[0].is_floating_point()]
 
-def _tensors(model: nn.Module) -> list[Tensor]:
-    return [t.detach() for t in (*model.parameters(), *model.buffers())]
+    @torch.no_grad()
+    def update(self, *, step: int) -> None:
+        """Follows the model after its step number `step`, from 1."""
+        share = (AVERAGE_ORDER + 1) / (step + AVERAGE_ORDER)
+        mine, theirs = zip(*self._averaged, strict=True)
+        torch._foreach_lerp_(mine, theirs, share)
+        for own, new in self._copied:
+            own.copy_(new)

@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Callable
-from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from trainables.errors import InputError
 from trainables.evaluation import evaluate
 from trainables.images.augment import augment, prepare
 from trainables.images.store import ImageStore
-from trainables.optimizers import set_learning_rate, sgd, train_mode, update_average
+from trainables.optimizers import RunningAverage, set_learning_rate, sgd, train_mode
 from trainables.seeds import derive_seed, generator
 from trainables.sources import BackboneSource
 
@@ -78,7 +77,7 @@ def pretrain(
     mean, std = backbones.normalisation(source, model)
     model.to(device)
     train_mode(model)
-    average = deepcopy(model).requires_grad_(requires_grad=False).eval()
+    average = RunningAverage(model)
     optimizer = sgd(
         model, learning_rate=plan.learning_rate, weight_decay=plan.weight_decay, layer_decay=1.0
     )
@@ -108,11 +107,11 @@ def pretrain(
             loss.backward()
             optimizer.step()
             step += 1
-            update_average(average, model, step=step)
+            average.update(step=step)
         if not torch.isfinite(loss):
             raise _diverged(plan, epoch + 1)
         on_epoch(epoch + 1)
-    error, validation_loss = evaluate(average, store.splits["validation"], inputs)
+    error, validation_loss = evaluate(average.model, store.splits["validation"], inputs)
     if not math.isfinite(validation_loss):
         raise _diverged(plan, plan.epochs)
     result = Pretrained(
@@ -126,7 +125,7 @@ def pretrain(
         * count_flops(model, resolution=store.resolution).train_flops,
     )
     out.parent.mkdir(parents=True, exist_ok=True)
-    state = {name: value.cpu().contiguous() for name, value in average.state_dict().items()}
+    state = {name: value.cpu().contiguous() for name, value in average.model.state_dict().items()}
     safetensors.torch.save_file(state, out)
     card = asdict(result) | {"pretraining": asdict(plan), "resolution": store.resolution}
     out.with_suffix(".json").write_text(json.dumps(card, indent=2) + "\n")

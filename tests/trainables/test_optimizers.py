@@ -9,11 +9,11 @@ from cifar_resnet import cifar_resnet
 from torch import nn
 
 from trainables.optimizers import (
+    RunningAverage,
     freeze_below,
     set_learning_rate,
     sgd,
     train_mode,
-    update_average,
 )
 
 
@@ -128,27 +128,46 @@ def test_every_group_keeps_its_own_peak() -> None:
 
 
 def test_the_average_is_the_weighted_sum_of_its_formula() -> None:
-    model, average = nn.BatchNorm1d(1), nn.BatchNorm1d(1)
+    model = nn.BatchNorm1d(1)
+    average = RunningAverage(model)
     history = [3.0, -1.0, 2.0, 5.0]
     for step, value in enumerate(history, start=1):
         with torch.no_grad():
             model.weight.fill_(value)
             model.running_mean.fill_(10 * value)
             model.num_batches_tracked.fill_(step)
-        update_average(average, model, step=step)
+        average.update(step=step)
     # weights of Shamir & Zhang unrolled: w_t · prod of (1 - share) after t, share = 9 / (t + 8)
     shares = [9 / (t + 8) for t in range(1, 5)]
     expected = sum(
         value * share * math.prod(1 - later for later in shares[t + 1 :])
         for t, (value, share) in enumerate(zip(history, shares, strict=True))
     )
-    assert average.weight.item() == pytest.approx(expected)
-    assert average.running_mean.item() == pytest.approx(10 * expected)
-    assert average.num_batches_tracked.item() == 4
+    assert average.model.weight.item() == pytest.approx(expected)
+    assert average.model.running_mean.item() == pytest.approx(10 * expected)
+    assert average.model.num_batches_tracked.item() == 4
 
 
 def test_the_first_step_replaces_what_the_average_began_with() -> None:
-    model, average = nn.Linear(2, 2), nn.Linear(2, 2)
-    update_average(average, model, step=1)
-    assert torch.equal(average.weight, model.weight)
-    assert average.weight.data_ptr() != model.weight.data_ptr()
+    model = nn.Linear(2, 2)
+    average = RunningAverage(model)
+    with torch.no_grad():
+        model.weight.fill_(7.0)
+    average.update(step=1)
+    assert torch.equal(average.model.weight, model.weight)
+    assert average.model.weight.data_ptr() != model.weight.data_ptr()
+
+
+def test_the_average_neither_trains_nor_follows_what_is_frozen() -> None:
+    model = nn.Linear(2, 2)
+    model.weight.requires_grad_(requires_grad=False)
+    average = RunningAverage(model)
+    before = model.weight.clone()
+    with torch.no_grad():
+        model.weight.fill_(7.0)
+        model.bias.fill_(3.0)
+    average.update(step=1)
+    assert torch.equal(average.model.weight, before)
+    assert torch.equal(average.model.bias, model.bias)
+    assert not any(p.requires_grad for p in average.model.parameters())
+    assert not average.model.training
