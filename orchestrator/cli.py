@@ -3,6 +3,7 @@
 import errno
 import json
 import math
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,6 +45,12 @@ MaxError = Annotated[
 
 def main() -> None:
     """Runs the command line; bad input ends it with one sentence and exit status 2."""
+    # Models and spaces of the user's own are looked for where the command is started; a console
+    # script would not. Workers take the path over from the driver.
+    sys.path.insert(0, str(Path.cwd()))
+    # Nothing is told to anybody about a user's sweeps, unless the user has asked for it.
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         app()
     except ValueError as error:  # every room's errors of bad input are ValueErrors

@@ -107,14 +107,7 @@ class Examination:
 
     def _check_folder(self) -> str:
         root = self._folder.root
-        try:
-            root.mkdir(parents=True, exist_ok=True)
-            self._folder.storage()
-        except OSError as error:
-            raise InputError(
-                f"The sweep's folder {root} cannot be written ({error}); choose another with "
-                "storage.folder or storage.uri."
-            ) from error
+        self._folder.make()
         free = shutil.disk_usage(root).free
         if free < MIN_FREE_BYTES:
             raise InputError(

@@ -91,6 +91,17 @@ class SweepFolder:
         base.create_dir(path, recursive=True)
         return fs.SubTreeFileSystem(path, base)
 
+    def make(self) -> None:
+        """Makes the folder and its store where they are missing; `InputError` if it cannot."""
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            self.storage()
+        except OSError as error:
+            raise InputError(
+                f"The sweep's folder {self.root} cannot be written ({error}); choose another with "
+                "storage.folder or storage.uri."
+            ) from error
+
     def keep_config(self, text: str) -> None:
         """Puts the config in place in one step, so that a kill leaves the old one or the new."""
         unfinished = self.root / ".sweep.yaml.unfinished"
@@ -120,7 +131,7 @@ class SweepFolder:
 
         The lock is the operating system's, so a killed driver leaves none behind.
         """
-        self.root.mkdir(parents=True, exist_ok=True)
+        self.make()
         lock = FileLock(self._lock)
         try:
             lock.acquire(timeout=0)

@@ -1,17 +1,21 @@
 """What the cluster has, what a trial takes, and where a node keeps its images."""
 
 import os
+import re
+import socket
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import AuthenticationError
 
 from orchestrator.config import ResourcesConfig
 from trainables.errors import InputError
 
 _OBJECT_STORE_BYTES = 128 << 20
 """For local Ray: a sweep sends recipes and reports, images travel by memory map."""
+_PROBE_SECONDS = 5.0
 
 
 def connect(address: str | None) -> bool:
@@ -35,14 +39,27 @@ def connect(address: str | None) -> bool:
         )
         return True
     try:
+        _probe(address)
         ray.init(address=address, **quiet)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+    except (OSError, ValueError, RuntimeError, AuthenticationError) as error:
+        if "auth" in f"{error} {error.__cause__}".lower():
+            raise InputError(
+                f"The Ray cluster at {address!r} wants a token that this process did not give it; set "
+                "RAY_AUTH_MODE=token and put the cluster's token where Ray looks for it."
+            ) from error
+        reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
         raise InputError(
             f"No Ray cluster can be reached at {address!r} ({reason}); start one with `ray up` or "
             "`ray start --head`, or leave the address out to run on this machine."
         ) from error
     return True
+
+
+def _probe(address: str) -> None:
+    """Raises `OSError` at once if nothing listens there; Ray itself tries for many minutes."""
+    if named := re.fullmatch(r"(?:ray://)?(?P<host>.+):(?P<port>\d+)", address):
+        place = (named["host"].strip("[]"), int(named["port"]))
+        socket.create_connection(place, timeout=_PROBE_SECONDS).close()
 
 
 def concurrent_trials(resources: ResourcesConfig) -> int:

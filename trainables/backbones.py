@@ -2,7 +2,6 @@
 
 import difflib
 import importlib
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -120,9 +119,6 @@ def _factory(name: str) -> Callable[..., object]:
 
 def _users_factory(name: str) -> Callable[..., object]:
     module_name, _, attribute = name.partition(":")
-    here = str(Path.cwd())
-    if here not in sys.path:  # a console script does not look in the folder it is started from
-        sys.path.insert(0, here)
     try:
         found: object = getattr(importlib.import_module(module_name), attribute)
     except Exception as error:  # whatever a user's module does while it is imported

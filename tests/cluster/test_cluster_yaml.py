@@ -74,12 +74,17 @@ def test_every_node_may_use_the_bucket(head: dict[str, Any], workers: list[dict[
 
 
 def test_every_node_installs_this_checkout_at_the_pinned_versions(config: dict[str, Any]) -> None:
-    assert config["file_mounts"] == {"~/prunetune": "."}
+    assert config["file_mounts"]["~/prunetune"] == "."
     [install] = [command for command in config["setup_commands"] if "pip install" in command]
     assert install.startswith("cd ~/prunetune && ")
     assert " -c requirements.lock . " in install
     assert f"ray=={ray.__version__}" in (CHECKOUT / "requirements.lock").read_text().split()
     assert {".git", ".venv", "runs"} <= set(config["rsync_exclude"])
+
+
+def test_every_node_asks_for_the_same_token(config: dict[str, Any]) -> None:
+    assert "~/.ray/auth_token" in config["file_mounts"]
+    assert any("RAY_AUTH_MODE=token" in command for command in config["setup_commands"])
 
 
 def test_the_head_scales_the_cluster(config: dict[str, Any]) -> None:

@@ -28,6 +28,7 @@ from optuna.trial import TrialState as StudyState
 from analysis.frontier import Frontier
 from analysis.table import frontier_of, read_measurements, read_trials, rows
 from orchestrator.config import SweepConfig, validate
+from orchestrator.exporting import export_point
 from orchestrator.journal import Journal
 from orchestrator.resources import connect
 from orchestrator.sweep import Sweep
@@ -268,6 +269,8 @@ def test_the_cheapest_model_is_exported_and_loads_in_another_process(
     assert "val" in (out / "README.md").read_text()
     images = np.zeros((2, 16, 16, 3), dtype=np.uint8)
     assert model.predict(images).shape == (2, 10)
+    with pytest.raises(InputError, match="no empty folder"):
+        export_point(str(swept.folder), out, choose=lambda found: found.points[0])
 
 
 # its later life
@@ -393,10 +396,10 @@ def test_an_interrupted_sweep_says_so_and_leaves_the_rest_to_the_same_command(
     begun = rows(read_trials(tmp_path / "stopped"))
     assert len(begun) < TRIALS
     assert "running" in {trial["state"] for trial in begun}  # what the same command resumes
-    runs = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'stopped' / 'mlflow.db'}")
-    experiment = runs.get_experiment_by_name("prunetune")
-    states = {run.info.status for run in runs.search_runs([experiment.experiment_id])}
-    assert "RUNNING" not in states
+    client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'stopped' / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("prunetune")
+    shown = client.search_runs([experiment.experiment_id], "tags.`prunetune.kind` = 'sweep'")
+    assert [run.info.status for run in shown] == ["KILLED"]
 
 
 def wait_for_measurement(journal: Path, driver: "subprocess.Popen[str]") -> None:

@@ -1,6 +1,5 @@
 """Backbones: how they are named, built and loaded, and what is said when that fails."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -51,9 +50,8 @@ def save(tmp_path: Path) -> Save:
 
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
-    """Writes a user's module into the folder that the command is started in; gives its name."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
+    """Writes a user's module into a folder that Python looks in; gives its name."""
+    monkeypatch.syspath_prepend(tmp_path)
 
     def write(text: str) -> str:
         name = f"users_{abs(hash(text))}"
