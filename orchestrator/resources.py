@@ -42,9 +42,9 @@ def connect(address: str | None) -> bool:
         _probe(address)
         ray.init(address=address, **quiet)
     except (OSError, ValueError, RuntimeError, AuthenticationError) as error:
-        if "auth" in f"{error} {error.__cause__}".lower():
+        if isinstance(error, AuthenticationError) or "InvalidAuthToken" in str(error.__cause__):
             raise InputError(
-                f"The Ray cluster at {address!r} wants a token that this process did not give it; set "
+                f"The Ray cluster at {address!r} wants a token and got none or another; set "
                 "RAY_AUTH_MODE=token and put the cluster's token where Ray looks for it."
             ) from error
         reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
