@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 
 .PHONY: demo test test-slow test-shared lint bench gtsrb lock clean
 
-demo: $(READY)  ## run the main job on real images, in about three minutes
+demo: $(READY)  ## run the main job on real images, in two to three minutes
 	$(BIN)/prunetune demo
 
 test: $(READY) lint  ## the default tests, minutes on two cores
