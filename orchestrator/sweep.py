@@ -4,6 +4,8 @@ import logging
 import os
 import secrets
 import shutil
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -207,8 +209,9 @@ class Sweep:
                 # The journal has every failure with its reason, and most are mended by a retry.
                 TUNE_PRINT_ALL_TRIAL_ERRORS="0",
             ),
-            _silenced("ray.tune.tune"),
-        ):  # which ends by listing them once more
+            _silenced("ray.tune.tune"),  # which ends by listing the failures once more
+            _interrupt_between_steps(on_step) as step,
+        ):
             tuner = tune.Tuner(
                 tune.with_resources(TransferTrial, {"CPU": resources.cpus, "GPU": resources.gpus}),
                 tune_config=tune.TuneConfig(
@@ -221,7 +224,7 @@ class Sweep:
                 run_config=tune.RunConfig(
                     name="session",
                     storage_path=str(self._folder.tune),
-                    callbacks=[DriverCallback(on_step)],
+                    callbacks=[DriverCallback(step)],
                     verbose=0,
                 ),
             )
@@ -311,6 +314,29 @@ def _environment(**variables: str) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+@contextmanager
+def _interrupt_between_steps(on_step: Callable[[], None]) -> Iterator[Callable[[], None]]:
+    """`on_step` that also raises `KeyboardInterrupt` if one came since the last step.
+
+    Raised wherever it comes, it may hit a callback of Ray's compiled code, which swallows it.
+    """
+    interrupted = threading.Event()
+
+    def step() -> None:
+        if interrupted.is_set():
+            raise KeyboardInterrupt
+        on_step()
+
+    if threading.current_thread() is not threading.main_thread():  # no signal comes here
+        yield step
+        return
+    before = signal.signal(signal.SIGINT, lambda *_: interrupted.set())
+    try:
+        yield step
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager
