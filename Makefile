@@ -23,8 +23,8 @@ lint: $(READY)  ## style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: $(READY)  ## overhead and hand-over of a sweep against a bare loop
-	$(BIN)/python -m tests.benchmarks.overhead
+bench: $(READY)  ## all benchmarks, or those of `make bench ONLY="overhead …"`
+	$(BIN)/python -m tests.benchmarks $(ONLY)
 
 gtsrb: $(READY)  ## the README's sweep on traffic signs, about twenty minutes
 	$(BIN)/prunetune sweep tests/benchmarks/gtsrb.yaml

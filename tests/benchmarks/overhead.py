@@ -1,10 +1,8 @@
-"""What a sweep costs beside its trials: `make bench`.
+"""What a sweep costs beside its trials.
 
 The same trials run twice in one go: by a sweep (Ray, Tune, Optuna, MLflow, journal, checkpoints,
 tables, report), and in a bare loop without any of them, one process a slot. Each trial computes
-for about ten seconds on one core. Printed as ratios of this run and written to
-`tests/benchmarks/results/overhead.json`.
-"""
+for about ten seconds on one core."""
 
 import json
 import multiprocessing
@@ -17,11 +15,11 @@ from typing import Any
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
 from orchestrator.config import SweepConfig, validate
 from orchestrator.sweep import Sweep
 from search_spaces.recipe import Recipe
+from tests.benchmarks.publish import publish
 from trainables.finetune import Backbone, Finetuning
 from trainables.images.store import ImageStore, open_store
 from trainables.images.tasks import TaskSource
@@ -30,7 +28,6 @@ from trainables.sources import BackboneSource
 TRIALS = 60
 TRIAL_SECONDS = 10.0
 SLOTS = os.cpu_count() or 1
-RESULTS = Path(__file__).parent / "results" / "overhead.json"
 
 RECIPE: dict[str, Any] = {
     "learning_rate": 0.02,
@@ -67,14 +64,7 @@ def main() -> None:
         "median_hand_over_seconds": round(statistics.median(gaps), 3),
         "largest_hand_over_seconds": round(max(gaps), 3),
     }
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(result, indent=2) + "\n")
-    table = Table(title="What a sweep costs beside its trials")
-    table.add_column("figure")
-    table.add_column("value", justify="right")
-    for name, value in result.items():
-        table.add_row(name, str(value))
-    Console().print(table)
+    publish("overhead", title="What a sweep costs beside its trials", result=result)
 
 
 def _bare_loop(folder: Path, flops: float) -> float:
@@ -169,7 +159,3 @@ def _backbone() -> Backbone:
 def _store() -> ImageStore:
     cache = Path(tempfile.gettempdir()) / f"prunetune-{os.getuid()}" / "images"
     return open_store(TaskSource(source="digits"), resolution=32, cache_dir=cache)
-
-
-if __name__ == "__main__":
-    main()
