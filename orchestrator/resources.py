@@ -69,7 +69,7 @@ def concurrent_trials(resources: ResourcesConfig) -> int:
     """
     if resources.concurrent is not None:
         return resources.concurrent
-    held = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    held = ray.cluster_resources()
     fits = int(held.get("CPU", 0)) // resources.cpus
     if resources.gpus:
         fits = min(fits, int(held.get("GPU", 0) / resources.gpus))

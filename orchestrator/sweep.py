@@ -243,7 +243,7 @@ class Sweep:
         """
         untested = [point for point in ledger.frontier.points if point.test_error is None]
         uris = [self._checkpoint(point) for point in untested]
-        if sum(node["Alive"] for node in ray.nodes()) == 1:  # type: ignore[no-untyped-call]
+        if sum(node["Alive"] for node in ray.nodes()) == 1:
             errors = [measure_test_error(setting.to_dict(), uri) for uri in uris]
         else:
             resources = self._config.resources

@@ -202,6 +202,6 @@ def test_every_broken_rule_is_found_and_nothing_else(tmp_path: Path) -> None:
         ("from .frontier import read\nread()", True),
     ],
 )
-def test_a_busy_facade_is_found(tmp_path: Path, text: str, busy: bool) -> None:  # noqa: FBT001
+def test_a_busy_facade_is_found(tmp_path: Path, text: str, busy: bool) -> None:
     write(tmp_path, {"analysis/__init__.py": text})
     assert bool(busy_facades(tmp_path)) == busy

@@ -18,13 +18,7 @@ from orchestrator.driver import Driver
 from orchestrator.halving import Decision
 from orchestrator.sweep import Sweep
 
-pytestmark = [
-    pytest.mark.timeout(240),
-    # MLflow maps a relation with a loader that SQLAlchemy 2.1 deprecates
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
-    # MLflow's own type hints, read when mlflow.pyfunc is imported
-    pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning"),
-]
+pytestmark = pytest.mark.timeout(240)
 
 TRIALS = 6
 LAST_RUNG = 6

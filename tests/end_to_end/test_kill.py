@@ -20,9 +20,6 @@ from optuna.storages.journal import JournalFileBackend
 
 from analysis.table import read_measurements, read_trials, rows
 
-# MLflow maps a relation with a loader that SQLAlchemy 2.1 deprecates
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
-
 TRIALS = 16
 CONFIG = {
     "name": "killed",

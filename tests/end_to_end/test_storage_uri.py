@@ -15,13 +15,6 @@ from orchestrator.resources import connect
 from orchestrator.sweep import Sweep
 from trainables.checkpoints import complete_rungs
 
-pytestmark = [
-    # MLflow maps a relation with a loader that SQLAlchemy 2.1 deprecates
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
-    # MLflow's own type hints, read when mlflow.pyfunc is imported
-    pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning"),
-]
-
 
 class Elsewhere:
     """A driver's folder, and the store that `storage.uri` names."""

@@ -36,13 +36,6 @@ from orchestrator.tracking_views import TRIAL_ID_TAG
 from trainables.errors import InputError
 from trainables.export import load_exported
 
-pytestmark = [
-    # MLflow maps a relation with a loader that SQLAlchemy 2.1 deprecates
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
-    # MLflow's own type hints, read when mlflow.pyfunc is imported
-    pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning"),
-]
-
 ROOT = Path(__file__).parents[2]
 TRIALS = 10
 

@@ -25,11 +25,6 @@ from orchestrator import cli
 from orchestrator.folder import SweepFolder
 from orchestrator.tables import TableWriter
 
-pytestmark = [
-    # MLflow maps a relation with a loader that SQLAlchemy 2.1 deprecates
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
-]
-
 ROOT = Path(__file__).parents[2]
 COMMANDS = ("demo", "sweep", "pretrain", "frontier", "report", "export", "doctor", "ui")
 

@@ -209,7 +209,7 @@ def test_a_budget_of_compute_is_never_exceeded_and_never_left_unused(
     concurrent: int,
     seed: int,
     generation: int | None,
-    halved: bool,  # noqa: FBT001
+    halved: bool,
 ) -> None:
     with TemporaryDirectory() as folder:
         sweep = Sweep(Path(folder))

@@ -29,13 +29,6 @@ from search_spaces.recipe import Recipe
 from trainables.errors import InputError
 from trainables.measurement import Measurement
 
-pytestmark = [
-    # MLflow maps a relation with a loader that SQLAlchemy 2.1 deprecates
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
-    # MLflow's own type hints, read when mlflow.pyfunc is imported
-    pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType:UserWarning"),
-]
-
 LOADER = """
 from pathlib import Path
 import numpy as np
@@ -448,7 +441,7 @@ def test_a_test_error_measured_while_the_driver_was_away_is_not_missed(store: St
 
 
 @pytest.mark.parametrize("restarted", [False, True])
-def test_a_rung_measured_again_shows_its_new_result(store: Store, restarted: bool) -> None:  # noqa: FBT001
+def test_a_rung_measured_again_shows_its_new_result(store: Store, restarted: bool) -> None:
     store.experiment = f"measured again {restarted}"
     tracker, lucky = store.tracker(), trial(0, errors=(0.5, 0.3))
     tracker.sync(snapshot("s", lucky))

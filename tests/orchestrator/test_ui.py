@@ -10,14 +10,8 @@ from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
 
-import pytest
 import yaml
 from mlflow import MlflowClient
-
-pytestmark = [
-    # MLflow maps a relation with a loader that SQLAlchemy 2.1 deprecates
-    pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning"),
-]
 
 ROOT = Path(__file__).parents[2]
 
