@@ -7,6 +7,7 @@ import timm
 import torch
 from torch import nn
 
+from tests.benchmarks.flop_counts import LAYER_MACS, compare_backward, compare_forward
 from trainables import compute
 from trainables.compute import StepCost, count_flops
 from trainables.errors import InputError
@@ -159,3 +160,14 @@ def test_grouped_models_cost_about_three_forwards(name: str, forward_gmacs: floa
     cost = count_flops(timm.create_model(name), resolution=224)
     assert cost.forward_flops / 2e9 == pytest.approx(forward_gmacs, abs=0.0005)
     assert 2.9 < cost.train_flops / cost.forward_flops < 3.0
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenetv2_100", "convnext_atto"])
+def test_an_independent_counter_agrees_to_the_last_multiply_accumulate(name: str) -> None:
+    assert compare_forward(name)["ratio"] == 1
+
+
+@pytest.mark.parametrize("frozen", range(len(LAYER_MACS) + 1))
+def test_a_step_with_a_frozen_prefix_costs_what_the_hand_computes(frozen: int) -> None:
+    row = compare_backward(frozen)
+    assert row["meter"] == row["by_hand"]
