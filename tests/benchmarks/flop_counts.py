@@ -48,8 +48,8 @@ def main() -> None:
     backward = [compare_backward(frozen) for frozen in range(len(LAYER_MACS) + 1)]
     wrong = [row for row in forward + backward if row["ratio"] != 1]
     result = {
-        "what": f"{len(MODELS)} timm models, forward at {RESOLUTION} px against fvcore; the training "
-        "step of five layers against a calculation by hand, each prefix frozen",
+        "what": f"{len(MODELS)} timm models, forward at {RESOLUTION} px against fvcore; the "
+        "training step of five layers against a calculation by hand, each prefix frozen",
         "largest_deviation": max(abs(row["ratio"] - 1) for row in forward + backward),
         "disagreements": len(wrong),
         "forward": forward,
