@@ -102,7 +102,7 @@ def _unknown(name: str, known: tuple[str, ...]) -> str:
     close = get_close_matches(name, known, n=1)
     mend = f"did you mean {close[0]}?" if close else "leave it out."
     return (
-        f"ranges.{name} names no parameter of the search space, which has "
+        f"ranges.{name} names no parameter left in the search space, which has "
         f"{', '.join(known) or 'none'}; {mend}"
     )
 

@@ -30,7 +30,8 @@ def filter_pruning(trial: Trial, problem: Problem) -> Recipe:
     layer_decay        0.5 - 1                       ours
     trainable_depth    0, 0.25, ... 1                ours: from the head alone to everything
     resolution         1/2, 3/4, 1 of the native     pixels; at least 16 (ours)
-    augmentation       0 - 1                         ours
+    augmentation       0 - 1                         ours; none where the head alone is trained,
+                                                     which then learns from stored features
     target_rung        every rung                    index of the compute aimed at
     =================  ============================  ==========================================
     """
@@ -49,11 +50,11 @@ def filter_pruning(trial: Trial, problem: Problem) -> Recipe:
         batch_size=_power_of_two(trial.suggest_int("batch_size", low_batch, high_batch, log=True)),
         label_smoothing=trial.suggest_float("label_smoothing", 0.0, 0.3),
         layer_decay=trial.suggest_float("layer_decay", 0.5, 1.0),
-        trainable_depth=trial.suggest_float("trainable_depth", 0.0, 1.0, step=0.25),
+        trainable_depth=(depth := trial.suggest_float("trainable_depth", 0.0, 1.0, step=0.25)),
         resolution=trial.suggest_int(
             "resolution", low_side, problem.native_resolution, step=side_step
         ),
-        augmentation=trial.suggest_float("augmentation", 0.0, 1.0),
+        augmentation=trial.suggest_float("augmentation", 0.0, 1.0) if depth > 0 else 0.0,
         target_flops=problem.rungs[trial.suggest_int("target_rung", 0, len(problem.rungs) - 1)],
     )
 

@@ -67,6 +67,28 @@ def count_flops(model: nn.Module, *, resolution: int, channels: int = 3) -> Step
     return cost
 
 
+def trace_flops(module: nn.Module, *, input_shape: Sequence[int]) -> StepCost:
+    """FLOPs of one input of `input_shape` through any module, counted anew at every call.
+
+    As `count_flops`, for parts of a model; raises what the module raises on such an input.
+    """
+    with torch.inference_mode(mode=False), torch.enable_grad():
+        skeleton = meta_copy(module)
+        inputs = torch.empty((_BATCH, *input_shape), dtype=float_dtype(module), device="meta")
+        skeleton.eval()
+        with _flop_counter() as counter, torch.no_grad():
+            skeleton(inputs)
+        forward_flops = counter.get_total_flops()
+        for part in skeleton.modules():
+            part.training = not _is_norm(part)
+        with _flop_counter() as counter:
+            outputs = [t for t in output_tensors(skeleton(inputs)) if t.requires_grad]
+            if outputs:
+                torch.autograd.backward(outputs, [torch.ones_like(t) for t in outputs])
+        train_flops = counter.get_total_flops()
+    return StepCost(forward_flops=forward_flops / _BATCH, train_flops=train_flops / _BATCH)
+
+
 def meta_copy(model: nn.Module) -> nn.Module:
     """A deep copy on the meta device: same modules, shapes and `requires_grad`, no values.
 
@@ -107,24 +129,7 @@ _counted: OrderedDict[Hashable, StepCost] = OrderedDict()
 
 def _trace(model: nn.Module, *, resolution: int, channels: int) -> StepCost:
     try:
-        with torch.inference_mode(mode=False), torch.enable_grad():
-            skeleton = meta_copy(model)
-            images = torch.empty(
-                (_BATCH, channels, resolution, resolution),
-                dtype=float_dtype(model),
-                device="meta",
-            )
-            skeleton.eval()
-            with _flop_counter() as counter, torch.no_grad():
-                skeleton(images)
-            forward_flops = counter.get_total_flops()
-            for module in skeleton.modules():
-                module.training = not _is_norm(module)
-            with _flop_counter() as counter:
-                outputs = [t for t in output_tensors(skeleton(images)) if t.requires_grad]
-                if outputs:
-                    torch.autograd.backward(outputs, [torch.ones_like(t) for t in outputs])
-            train_flops = counter.get_total_flops()
+        return trace_flops(model, input_shape=(channels, resolution, resolution))
     except Exception as error:  # whatever a user's forward may raise
         raise InputError(
             f"The FLOPs of {type(model).__name__} at {resolution} pixels cannot be counted: "
@@ -132,7 +137,6 @@ def _trace(model: nn.Module, *, resolution: int, channels: int) -> StepCost:
             "no values (device 'meta'), so it must not read values or hold tensors that are "
             "neither parameters nor buffers."
         ) from error
-    return StepCost(forward_flops=forward_flops / _BATCH, train_flops=train_flops / _BATCH)
 
 
 def _flop_counter() -> FlopCounterMode:

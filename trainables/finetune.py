@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from search_spaces.recipe import Recipe
 from trainables import backbones
 from trainables.backbones import Weights
+from trainables.batches import Batches, ImageBatches
 from trainables.checkpoints import load_checkpoint, save_checkpoint
-from trainables.compute import count_flops
-from trainables.epochs import Epochs
+from trainables.compute import StepCost, count_flops
 from trainables.errors import InfeasibleError, InputError
-from trainables.evaluation import EVALUATION_BATCH, evaluate
-from trainables.images.augment import augment, prepare
+from trainables.evaluation import EVALUATION_BATCH
+from trainables.head_only import FeatureBatches
+from trainables.images.augment import prepare
 from trainables.images.store import ImageStore
 from trainables.layers import classifier_name
 from trainables.measurement import Measurement, Outcome
@@ -34,9 +35,10 @@ from trainables.optimizers import (
     sgd,
     train_mode,
 )
-from trainables.rungs import Stop, plan_stops
+from trainables.rungs import Stop, plan_stops, reachable_levels
 from trainables.seeds import derive_seed, generator
 from trainables.sources import BackboneSource
+from trainables.trunk import find_trunk
 
 LOSS_CHECK_PERIOD = 16
 """Steps between looks at whether the loss is still finite."""
@@ -73,14 +75,9 @@ class Finetuning:
         self._recipe = recipe
         self._seed = seed
         self._train = store.splits["train"]
-        self._epochs = Epochs(images=len(self._train), seed=seed)
-        self._validation = store.splits["validation"]
-        self._mirror = mirror
         self._device = device
         self._step = 0
         self._next_stop = 0
-        self._eval_flops = 0.0
-        self._billed_flops = 0.0
         self._seconds = 0.0
         self.outcome = Outcome.RUNNING
         self.measurement: Measurement | None = None
@@ -102,12 +99,17 @@ class Finetuning:
         )
         cost = count_flops(self._model, resolution=recipe.resolution)
         self._inference_flops = cost.forward_flops
-        self._step_flops = cost.train_flops * recipe.batch_size
+        self._batches = self._choose_batches(store, cost, levels=levels, mirror=mirror)
+        self._trained = self._batches.trained(self._model)
+        self._opened = False
+        self._eval_flops = self._batches.eval_setup_flops
+        self._billed_flops = self._batches.setup_flops  # until `open` says what it executed of it
         self.stops = plan_stops(
             levels=levels,
             target_flops=recipe.target_flops,
-            setup_flops=self._setup_flops,
-            step_flops=self._step_flops,
+            setup_flops=self._setup_flops + self._batches.setup_flops,
+            step_flops=self._batches.step_flops,
+            max_steps=self._batches.max_steps,
         )
         if checkpoint is not None:
             self._restore(*checkpoint)
@@ -124,11 +126,12 @@ class Finetuning:
             raise RuntimeError(f"The trial is over: {self.outcome}.")
         stop = self.stops[self._next_stop]
         started = time.perf_counter()
+        self._open_batches()
         if not self._train_to(stop.steps):
             self.outcome = Outcome.DIVERGED
             return
         self._seconds += time.perf_counter() - started
-        error, loss = evaluate(self._average.model, self._validation, self._inputs)
+        error, loss = self._batches.evaluate(self._average.model)
         if not math.isfinite(loss):
             self.outcome = Outcome.DIVERGED
             return
@@ -140,7 +143,7 @@ class Finetuning:
     @property
     def unbilled_flops(self) -> float:
         """Training FLOPs executed since the last measurement, for a trial that ends without one."""
-        return self._setup_flops + self._step * self._step_flops - self._billed_flops
+        return self._charged_flops - self._billed_flops
 
     def save(self, uri: str) -> None:
         """Writes what `resume_from` and an export need, the newest measurement with it.
@@ -203,6 +206,51 @@ class Finetuning:
                     spent_flops=self._setup_flops,
                 )
 
+    def _choose_batches(
+        self, store: ImageStore, cost: StepCost, *, levels: tuple[float, ...], mirror: bool
+    ) -> Batches:
+        """Features where they are all that training sees of the images, else the images."""
+        recipe = self._recipe
+        trunk = None
+        if recipe.augmentation == 0:
+            trunk = find_trunk(self._model, resolution=recipe.resolution)
+        if trunk is None:
+            return ImageBatches(
+                recipe=recipe,
+                seed=self._seed,
+                store=store,
+                inputs=self._inputs,
+                cost=cost,
+                mirror=mirror,
+                device=self._device,
+            )
+        reachable = reachable_levels(
+            levels, target_flops=recipe.target_flops, spent_flops=self._setup_flops
+        )
+        return FeatureBatches(
+            recipe=recipe,
+            seed=self._seed,
+            store=store,
+            trunk=trunk,
+            inputs=self._inputs,
+            normalisation=(self._mean, self._std),
+            cost=cost,
+            budget_flops=reachable[-1],
+            spent_flops=self._setup_flops,
+            device=self._device,
+        )
+
+    def _open_batches(self) -> None:
+        """Only when a step follows: a trial that is resumed at its end needs none."""
+        if not self._opened:
+            self._billed_flops -= self._batches.open()
+            self._opened = True
+
+    @property
+    def _charged_flops(self) -> float:
+        """Training FLOPs of the recipe so far, as if it ran alone."""
+        return self._setup_flops + self._batches.setup_flops + self._step * self._batches.step_flops
+
     def _restore(self, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
         self._model.load_state_dict(tensors["model"])
         self._average.model.load_state_dict(tensors["average"])
@@ -215,7 +263,7 @@ class Finetuning:
         self._eval_flops = self.measurement.eval_flops
         self._seconds = self.measurement.train_seconds
         self._next_stop = sum(stop.steps <= self._step for stop in self.stops)
-        self._billed_flops = self._setup_flops + self._step * self._step_flops
+        self._billed_flops = self._charged_flops
         if self._next_stop == len(self.stops):
             self.outcome = Outcome.COMPLETE
 
@@ -232,16 +280,9 @@ class Finetuning:
         recipe = self._recipe
         # Dropout and stochastic depth draw from the global stream: place it by the step.
         torch.manual_seed(derive_seed(self._seed, "step", self._step))
-        indices = self._epochs.batch(self._step, size=recipe.batch_size)
-        images = augment(
-            self._train.images[indices].to(self._device, non_blocking=True),
-            strength=recipe.augmentation,
-            mirror=self._mirror,
-            generator=generator(self._seed, "augment", self._step, device=self._device),
-        )
-        labels = self._train.labels[indices].to(self._device)
+        inputs, labels = self._batches.train(self._step)
         set_learning_rate(self._optimizer, step=self._step, total_steps=self.stops[-1].steps)
-        logits = self._model(self._inputs(images))
+        logits = self._trained(inputs)
         loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -251,7 +292,7 @@ class Finetuning:
         return loss.detach()
 
     def _record(self, stop: Stop, *, error: float, loss: float) -> Measurement:
-        self._eval_flops += self._inference_flops * len(self._validation)
+        self._eval_flops += self._batches.eval_flops
         executed = stop.train_flops - self._billed_flops
         self._billed_flops = stop.train_flops
         on_gpu = self._device.type == "cuda"
@@ -282,7 +323,8 @@ class Finetuning:
         )
 
     def _calibration_batches(self, images: int) -> Iterator[Tensor]:
-        shuffled = generator(self._seed, "calibration")
+        """The same images for every seed: equal prunings are equal trunks and share features."""
+        shuffled = generator("calibration")
         order = torch.randperm(len(self._train), generator=shuffled)[:images]
         for indices in order.split(EVALUATION_BATCH):
             if len(indices) > 1:

@@ -28,8 +28,7 @@ def train_mode(model: nn.Module) -> None:
     """Training mode for what is trained; frozen layers keep their statistics and drop nothing."""
     model.train()
     for module in model.modules():
-        parameters = list(module.parameters())
-        if parameters and not any(p.requires_grad for p in parameters):
+        if _is_frozen(module):
             module.eval()
 
 
@@ -92,7 +91,11 @@ class RunningAverage:
             for mine, theirs in zip(self.model.parameters(), model.parameters(), strict=True)
             if theirs.requires_grad
         ]
-        pairs += zip(self.model.buffers(), model.buffers(), strict=True)
+        for mine, theirs in zip(self.model.modules(), model.modules(), strict=True):
+            if not _is_frozen(theirs):
+                pairs += zip(
+                    mine.buffers(recurse=False), theirs.buffers(recurse=False), strict=True
+                )
         self._averaged = [pair for pair in pairs if pair[0].is_floating_point()]
         self._copied = [pair for pair in pairs if not pair[0].is_floating_point()]
 
@@ -104,3 +107,9 @@ class RunningAverage:
         torch._foreach_lerp_(mine, theirs, share)
         for own, new in self._copied:
             own.copy_(new)
+
+
+def _is_frozen(module: nn.Module) -> bool:
+    """Whether the module has weights and none of them is trained."""
+    parameters = list(module.parameters())
+    return bool(parameters) and not any(p.requires_grad for p in parameters)

@@ -34,28 +34,43 @@ def rung_levels(*, min_flops: float, max_flops: float, per_decade: int) -> tuple
     return tuple(min_flops * 10 ** (k / per_decade) for k in range(count))
 
 
-def plan_stops(
-    *, levels: tuple[float, ...], target_flops: float, setup_flops: float, step_flops: float
-) -> tuple[Stop, ...]:
-    """The stops of a trial, known before its first step.
-
-    At level L a trial has taken floor((L - setup) / step) steps: it is measured at the most
-    compute that does not exceed the level. Levels that allow no step, or none more than the level
-    below, are left out. Raises `InfeasibleError` when not even one step fits under the target; the
-    preparing is spent by then.
-    """
-    reachable = [level for level in levels if level <= target_flops * (1 + 1e-9)]
+def reachable_levels(
+    levels: tuple[float, ...], *, target_flops: float, spent_flops: float
+) -> tuple[float, ...]:
+    """The levels at or under `target_flops`; raises `InfeasibleError` when there is none."""
+    reachable = tuple(level for level in levels if level <= target_flops * (1 + 1e-9))
     if not reachable:
         raise InfeasibleError(
             f"no rung lies at or under the {target_flops:.3g} FLOPs aimed at; the lowest is "
             f"{levels[0]:.3g}",
-            spent_flops=setup_flops,
+            spent_flops=spent_flops,
         )
+    return reachable
+
+
+def plan_stops(
+    *,
+    levels: tuple[float, ...],
+    target_flops: float,
+    setup_flops: float,
+    step_flops: float,
+    max_steps: int | None = None,
+) -> tuple[Stop, ...]:
+    """The stops of a trial, known before its first step.
+
+    At level L a trial has taken floor((L - setup) / step) steps: it is measured at the most
+    compute that does not exceed the level, and after `max_steps` at the latest. Levels that allow
+    no step, or none more than the level below, are left out. Raises `InfeasibleError` when not
+    even one step fits under the target; the preparing is spent by then.
+    """
+    reachable = reachable_levels(levels, target_flops=target_flops, spent_flops=setup_flops)
     stops: list[Stop] = []
     for rung, level in enumerate(reachable):
         steps = math.floor((level - setup_flops) / step_flops)
         if setup_flops + steps * step_flops > level:  # by rounding
             steps -= 1
+        if max_steps is not None:
+            steps = min(steps, max_steps)
         if steps > (stops[-1].steps if stops else 0):
             spent = setup_flops + steps * step_flops
             stops.append(Stop(rung=rung, steps=steps, train_flops=spent))

@@ -83,7 +83,10 @@ def test_ranges_of_conditional_parameters_are_known_and_checked() -> None:
     ("ranges", "complaint"),
     [
         ({"prunning_ratio": 0.5}, "prunning_ratio names no .*did you mean pruning_ratio?"),
-        ({"zzz": 1}, "zzz names no parameter of the search space, which has .*; leave it out."),
+        (
+            {"zzz": 1},
+            "zzz names no parameter left in the search space, which has .*; leave it out.",
+        ),
         ({"pruning_ratio": [0.5, 1.5]}, "must lie within"),
         ({"criterion": ["l1", "taylor"]}, "choose among l1, l2, random"),
         ({"target_rung": 4}, "must lie within"),

@@ -48,7 +48,7 @@ def weights(folder: Path, rung: int) -> dict[str, bytes]:
         (DROPS, EVERYTHING_RANDOM | {"width_rule": "all", "batch_size": 100}),
         (SQUEEZED, EVERYTHING_RANDOM | {"trainable_depth": 1.0}),
         (USERS_OWN, EVERYTHING_RANDOM | {"resolution": 12}),
-        (SMALL, {"trainable_depth": 0.0}),
+        (SMALL, {"trainable_depth": 0.0, "augmentation": 0.5}),
         (SPARE, {"augmentation": 0.5, "resolution": 8}),
     ],
     ids=["dropout", "big batch", "mobile", "user's own", "head", "spare layer"],

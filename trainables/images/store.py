@@ -56,6 +56,8 @@ class ImageStore:
     """Side of the square images in pixels."""
     splits: Mapping[str, Split]
     """`train`, `validation` and `test`, and `devtest` where one is held out."""
+    folder: Path
+    """Where it lies; its name tells of everything that the images depend on."""
 
 
 def open_store(source: TaskSource, *, resolution: int, cache_dir: Path) -> ImageStore:
@@ -100,7 +102,10 @@ def _read_store(folder: Path) -> ImageStore:
         labels = np.load(folder / f"{name}.labels.npy")
         splits[name] = Split(images=torch.from_numpy(images), labels=torch.from_numpy(labels))
     return ImageStore(
-        class_names=tuple(index["class_names"]), resolution=index["resolution"], splits=splits
+        class_names=tuple(index["class_names"]),
+        resolution=index["resolution"],
+        splits=splits,
+        folder=folder,
     )
 
 
