@@ -1,22 +1,27 @@
 """The feature store: what frozen trunks make of images, kept on disk and shared by a node's trials.
 
 A file holds the features of the first images in a fixed order, so that whoever needs more extends
-it. A small index beside it says how many of its rows count: a writer that is killed leaves rows
-that no reader takes for features, and the next writer overwrites them.
+it. It begins with the number of its rows that count: a writer that is killed leaves rows that no
+reader takes for features, and the next writer overwrites them.
+
+Every pruning of a backbone is a trunk of its own, so that a sweep leaves hundreds of files. They
+may take as much of the disk as they leave free; before a file grows beyond that, those go which
+were opened longest ago. Who needs one of them again extracts anew, and is billed for it.
 """
 
 import errno
-import json
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from trainables.errors import InputError
@@ -24,6 +29,9 @@ from trainables.seeds import generator
 
 SMALLEST_CHUNK = 8
 _LARGEST_CHUNK = 64
+_DISK_SHARE = 0.5
+"""Of what the store holds and what is free beside it, that the store may hold."""
+_HEADER_BYTES = 64  # the rows that count, as int64; the rest keeps the rows aligned
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _BYTES = 4  # of a float32
 
@@ -76,63 +84,130 @@ def open_features(
     """The features of the first `images` of `total` images, from `path` as far as it goes.
 
     What is missing is extracted and appended, while others who want more wait; `images` must be
-    what `whole_chunks` gives. Raises `InputError` when the disk is full or cannot be written.
+    what `whole_chunks` gives. `path` lies in a folder of its trunk's own within the store's. Raises
+    `InputError` when the disk is full or cannot be written.
     """
-    ready = _committed(path)
-    if ready < images:
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with FileLock(path.with_suffix(".lock")):
-                ready = _committed(path)
-                if ready < images:
-                    _append(path, ready, images, total=total, shape=shape, extract=extract)
-        except OSError as error:
-            if error.errno in _NO_ROOM:
-                raise InputError(_no_room(path.parent, "more space than is left")) from error
-            raise InputError(
-                f"The feature store {path.parent} cannot be written ({error.strerror}), but the "
-                "features of frozen models are kept there; choose a folder with the rights to "
-                "write."
-            ) from error
-    # Copy on write: PyTorch warns of read-only arrays, and no reader may change the file.
-    rows = np.memmap(path, dtype=np.float32, mode="c", shape=(images, *shape))
-    return Features(rows=torch.from_numpy(rows), extracted=max(0, images - ready))
-
-
-def _committed(path: Path) -> int:
-    """How many rows of the file count."""
     try:
-        rows: int = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))["rows"]
-    except FileNotFoundError:
-        return 0
-    return rows
+        if (rows := _read(path, images=images, shape=shape)) is not None:
+            return Features(rows=rows, extracted=0)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(_lock_of(path)), _writable(path) as file:
+            ready = _committed(file)
+            if ready < images:
+                _make_room(path, needed_bytes=(images - ready) * _BYTES * prod(shape))
+                _append(file, ready, images, total=total, shape=shape, extract=extract)
+            rows = _mapped(file, images=images, shape=shape)
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            raise InputError(_no_room(path.parent, "more space than is left")) from error
+        raise InputError(
+            f"The feature store {path.parent} cannot be written ({error.strerror}), but the "
+            "features of frozen models are kept there; choose a folder with the rights to write."
+        ) from error
+    return Features(rows=rows, extracted=max(0, images - ready))
+
+
+def evict(store: Path, *, keep: Path, capacity_bytes: float) -> None:
+    """Deletes files of `store`, except for `keep`, until they take at most `capacity_bytes`.
+
+    Those opened longest ago go first. A file that is being written stays; one that is being read
+    goes, and is gone from the disk when its last reader is. Locks stay, for whoever waits at one.
+    """
+    files = _files(store)
+    stored_bytes = sum(status.st_size for status in files.values())
+    for path in sorted(files, key=lambda path: files[path].st_mtime_ns):
+        if stored_bytes <= capacity_bytes:
+            return
+        if path == keep:
+            continue
+        try:
+            with FileLock(_lock_of(path), blocking=False):
+                path.unlink(missing_ok=True)
+        except Timeout:
+            continue
+        stored_bytes -= files[path].st_size
+
+
+def _read(path: Path, *, images: int, shape: tuple[int, ...]) -> Tensor | None:
+    """The features, if the file has as many; needs no lock, as rows that count never change."""
+    try:
+        with path.open("rb") as file:
+            if _committed(file) < images:
+                return None
+            os.utime(path)  # so that what is used is evicted last
+            return _mapped(file, images=images, shape=shape)
+    except FileNotFoundError:  # never written, or evicted just now
+        return None
+
+
+def _mapped(file: BinaryIO, *, images: int, shape: tuple[int, ...]) -> Tensor:
+    # Copy on write: PyTorch warns of read-only arrays, and no reader may change the file.
+    rows = np.memmap(file, dtype=np.float32, mode="c", offset=_HEADER_BYTES, shape=(images, *shape))
+    return torch.from_numpy(rows)
+
+
+def _writable(path: Path) -> BinaryIO:
+    path.touch()
+    return path.open("r+b")
+
+
+def _committed(file: BinaryIO) -> int:
+    """How many rows of the file count."""
+    file.seek(0)
+    return int.from_bytes(file.read(8), "little")  # 0 of an empty file
+
+
+def _make_room(path: Path, *, needed_bytes: int) -> None:
+    """Evicts others so that the store keeps its share of the disk with `needed_bytes` more."""
+    store = path.parents[1]
+    stored_bytes = sum(status.st_size for status in _files(store).values())
+    room_bytes = stored_bytes + shutil.disk_usage(store).free
+    evict(store, keep=path, capacity_bytes=_DISK_SHARE * room_bytes - needed_bytes)
+    if needed_bytes > shutil.disk_usage(store).free:
+        raise InputError(_no_room(path.parent, f"{needed_bytes / 1e9:.1f} GB"))
+
+
+def _files(store: Path) -> dict[Path, os.stat_result]:
+    files = {}
+    for path in store.glob("*/*.f32"):
+        with suppress(FileNotFoundError):  # another evicts as well
+            files[path] = path.stat()
+    return files
 
 
 def _append(
-    path: Path, ready: int, images: int, *, total: int, shape: tuple[int, ...], extract: Extract
+    file: BinaryIO,
+    ready: int,
+    images: int,
+    *,
+    total: int,
+    shape: tuple[int, ...],
+    extract: Extract,
 ) -> None:
     """Extracts rows `ready` to `images` into the file; the caller holds its lock.
 
     Appended rather than written to a memory map, where a full disk kills the process.
     """
-    row_bytes = _BYTES * prod(shape)
-    needed_bytes = (images - ready) * row_bytes
-    if needed_bytes > shutil.disk_usage(path.parent).free:
-        raise InputError(_no_room(path.parent, f"{needed_bytes / 1e9:.1f} GB"))
-    path.touch()
-    with path.open("r+b") as file:
-        file.truncate(ready * row_bytes)  # a killed writer's rows
-        file.seek(0, os.SEEK_END)
-        while ready < images:
-            last = _end_of_chunk(ready, total=total)
-            rows = extract(ready, last).to("cpu", torch.float32)
-            file.write(rows.contiguous().numpy().tobytes())
-            ready = last
-        file.flush()
-        os.fsync(file.fileno())  # a rename may outlive a crash that the content does not
-    fresh = path.with_suffix(".partial")
-    fresh.write_text(json.dumps({"rows": ready, "shape": shape}), encoding="utf-8")
-    fresh.replace(path.with_suffix(".json"))
+    file.truncate(_HEADER_BYTES + ready * _BYTES * prod(shape))  # a killed writer's rows
+    file.seek(0, os.SEEK_END)
+    while ready < images:
+        last = _end_of_chunk(ready, total=total)
+        rows = extract(ready, last).to("cpu", torch.float32)
+        file.write(rows.contiguous().numpy().tobytes())
+        ready = last
+    _flush(file)  # before they count: the header may outlive a crash that rows do not
+    file.seek(0)
+    file.write(ready.to_bytes(8, "little"))
+    _flush(file)
+
+
+def _flush(file: BinaryIO) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _lock_of(path: Path) -> Path:
+    return path.with_suffix(".lock")
 
 
 def _end_of_chunk(first: int, *, total: int) -> int:

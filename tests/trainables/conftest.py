@@ -26,5 +26,5 @@ def image_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def digits(image_cache: Path) -> ImageStore:
-    """96 training and 86 validation images of four digits, at 16 pixels."""
+    """96 training and 87 validation images of four digits, at 16 pixels."""
     return open_store(DIGITS, resolution=16, cache_dir=image_cache)

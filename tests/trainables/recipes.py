@@ -6,6 +6,7 @@ from typing import Any
 import torch
 
 from search_spaces.recipe import Recipe
+from trainables.backbones import Weights
 from trainables.checkpoints import checkpoint_folder
 from trainables.finetune import Backbone, Finetuning
 from trainables.images.store import ImageStore
@@ -47,6 +48,7 @@ def make_trial(
     recipe: Recipe,
     *,
     source: BackboneSource = SMALL,
+    weights: Weights | None = None,
     levels: tuple[float, ...] = LEVELS,
     seed: int = 7,
     resume_from: str | None = None,
@@ -55,7 +57,7 @@ def make_trial(
     return Finetuning(
         recipe=recipe,
         seed=seed,
-        backbone=Backbone(source=source, weights=None),
+        backbone=Backbone(source=source, weights=weights),
         store=store,
         levels=levels,
         mirror=False,
