@@ -40,7 +40,7 @@ class TrialSetting:
     levels: tuple[float, ...]
     """Training FLOPs of the rungs, ascending."""
     cache: str
-    """Folder for decoded images, on every node its own."""
+    """Folder for decoded images and stored features, on every node its own."""
     trials_uri: str
     """Where the trials' checkpoints lie, reachable from every node."""
     threads: int
