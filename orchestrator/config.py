@@ -197,7 +197,8 @@ class StorageConfig(Section):
     """Where journal, measurements and checkpoints lie if not in the folder, for clusters without
     a shared disk: any URI that Arrow reads and writes, such as s3://bucket/prefix."""
     cache: str | None = None
-    """Folder for decoded images on every node; under the node's temporary folder when None."""
+    """Folder for decoded images and stored features on every node; under the node's temporary
+    folder when None."""
 
 
 class TrackingConfig(Section):
