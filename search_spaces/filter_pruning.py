@@ -2,6 +2,7 @@
 
 from math import floor, log2
 
+from search_spaces.finetuning_draws import suggest_mixing, suggest_optimization
 from search_spaces.problem import Problem
 from search_spaces.recipe import Recipe
 from search_spaces.space import Trial
@@ -11,7 +12,7 @@ def filter_pruning(trial: Trial, problem: Problem) -> Recipe:
     """Prune the pretrained backbone's filters once, then finetune what is left.
 
     After "Towards Compute-Optimal Transfer Learning" (arXiv 2304.13164): filters go *before* any
-    finetuning, so that every training step is cheaper. Optimiser: SGD with Nesterov momentum.
+    finetuning, so that every training step is cheaper.
 
     =================  ============================  ==========================================
     parameter          range                         source
@@ -23,8 +24,15 @@ def filter_pruning(trial: Trial, problem: Problem) -> Recipe:
     width_rule         inner, all                    inner keeps the size of the representation
                                                      as in the paper; all shrinks it too (ours)
     scope              layer, global                 where filters are ranked (ours)
-    learning_rate      1e-4 - 1e-1, log              Nevis'22 (arXiv 2211.11747)
-    weight_decay       1e-6 - 1e-2, log              around 1e-4 of Nevis'22
+    optimizer          sgd, adamw,                   Nesterov's as in Nevis'22
+                       schedule_free_adamw           (arXiv 2211.11747); 1711.05101; 2405.15682
+    schedule           cosine, linear,               of sgd and adamw; a schedule-free one has none
+                       warmup_stable_decay           (1608.03983; ours; 2405.18392)
+    learning_rate      1e-4 - 1e-1, log              sgd: Nevis'22
+    weight_decay       1e-6 - 1e-2, log              sgd: around 1e-4 of Nevis'22
+    adamw_rate         1e-5 - 3e-2, log              its learning rate, and that of schedule-free,
+                                                     whose library says: 1-10 times AdamW's
+    adamw_decay        1e-4 - 1e-1, log              their weight decay: around the papers' 1e-2
     batch_size         powers of two, log            two octaves around Nevis'22's rule
     label_smoothing    0 - 0.3                       Nevis'22
     layer_decay        0.5 - 1                       ours
@@ -32,8 +40,13 @@ def filter_pruning(trial: Trial, problem: Problem) -> Recipe:
     resolution         1/2, 3/4, 1 of the native     pixels; at least 16 (ours)
     augmentation       0 - 1                         ours; none where the head alone is trained,
                                                      which then learns from stored features
+    mixing             none, mixup, cutmix           strength 0.2 (1710.09412), 1 (1905.04899); not
+                                                     asked where the head alone is trained
     target_rung        every rung                    index of the compute aimed at
     =================  ============================  ==========================================
+
+    Not searched: `clip_norm` and `class_weighting`, which are off. A space of one's own sets them:
+    `replace(filter_pruning(trial, problem), class_weighting=0.5)`.
     """
     low_batch, high_batch = _batch_sizes(problem.train_images)
     low_side, side_step = _resolutions(problem.native_resolution)
@@ -45,8 +58,7 @@ def filter_pruning(trial: Trial, problem: Problem) -> Recipe:
             "width_rule": trial.suggest_categorical("width_rule", ("inner", "all")),
             "scope": trial.suggest_categorical("scope", ("layer", "global")),
         },
-        learning_rate=trial.suggest_float("learning_rate", 1e-4, 1e-1, log=True),
-        weight_decay=trial.suggest_float("weight_decay", 1e-6, 1e-2, log=True),
+        **suggest_optimization(trial),
         batch_size=_power_of_two(trial.suggest_int("batch_size", low_batch, high_batch, log=True)),
         label_smoothing=trial.suggest_float("label_smoothing", 0.0, 0.3),
         layer_decay=trial.suggest_float("layer_decay", 0.5, 1.0),
@@ -55,6 +67,7 @@ def filter_pruning(trial: Trial, problem: Problem) -> Recipe:
             "resolution", low_side, problem.native_resolution, step=side_step
         ),
         augmentation=trial.suggest_float("augmentation", 0.0, 1.0) if depth > 0 else 0.0,
+        **(suggest_mixing(trial) if depth > 0 else {}),
         target_flops=problem.rungs[trial.suggest_int("target_rung", 0, len(problem.rungs) - 1)],
     )
 

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from search_spaces.recipe import Recipe
@@ -25,16 +24,13 @@ from trainables.evaluation import EVALUATION_BATCH
 from trainables.head_only import FeatureBatches
 from trainables.images.augment import prepare
 from trainables.images.store import ImageStore
-from trainables.layers import classifier_name
+from trainables.layers import classifier_name, trained_batch_norms
+from trainables.learner import Learner
+from trainables.losses import class_weights
 from trainables.measurement import Measurement, Outcome
 from trainables.method import MethodContext, load_method
-from trainables.optimizers import (
-    RunningAverage,
-    freeze_below,
-    set_learning_rate,
-    sgd,
-    train_mode,
-)
+from trainables.optimizers import freeze_below, train_mode
+from trainables.precision import Precision
 from trainables.rungs import Stop, plan_stops, reachable_levels
 from trainables.seeds import derive_seed, generator
 from trainables.sources import BackboneSource
@@ -42,7 +38,7 @@ from trainables.trunk import find_trunk
 
 LOSS_CHECK_PERIOD = 16
 """Steps between looks at whether the loss is still finite."""
-_TENSORS = ("model", "average", "momentum")
+_TENSORS = ("model", "average", "optimizer")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +65,10 @@ class Finetuning:
         levels: tuple[float, ...],
         mirror: bool,
         device: torch.device,
+        precision: Precision | None = None,
         resume_from: str | None = None,
     ) -> None:
+        """`precision` is the device's own unless given."""
         started = time.perf_counter()
         self._recipe = recipe
         self._seed = seed
@@ -81,6 +79,8 @@ class Finetuning:
         self._seconds = 0.0
         self.outcome = Outcome.RUNNING
         self.measurement: Measurement | None = None
+        self.unbilled_flops = 0.0
+        """Training FLOPs executed since the last measurement, or by a trial ending without one."""
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)  # an earlier trial of this process left it
 
@@ -88,27 +88,32 @@ class Finetuning:
         self._model = self._load_backbone(backbone, classes=len(store.class_names))
         self._structure, self._setup_flops = self._prepare(checkpoint[1] if checkpoint else None)
         freeze_below(self._model, trainable_depth=recipe.trainable_depth)
-        self._average = RunningAverage(self._model)
         train_mode(self._model)
         self._check_batch_norms()
-        self._optimizer = sgd(
-            self._model,
-            learning_rate=recipe.learning_rate,
-            weight_decay=recipe.weight_decay,
-            layer_decay=recipe.layer_decay,
-        )
         cost = count_flops(self._model, resolution=recipe.resolution)
         self._inference_flops = cost.forward_flops
         self._batches = self._choose_batches(store, cost, levels=levels, mirror=mirror)
-        self._trained = self._batches.trained(self._model)
         self._opened = False
         self._eval_flops = self._batches.eval_setup_flops
-        self._billed_flops = self._batches.setup_flops  # until `open` says what it executed of it
+        self._learner = Learner(
+            self._model,
+            recipe,
+            trained=self._batches.trained(self._model),
+            seed=seed,
+            class_weights=class_weights(
+                self._train.labels.to(device),
+                classes=len(store.class_names),
+                exponent=recipe.class_weighting,
+            ),
+            precision=precision or Precision.of(device),
+        )
+        self._settling_flops = cost.forward_flops * self._settling_images
         self.stops = plan_stops(
             levels=levels,
             target_flops=recipe.target_flops,
             setup_flops=self._setup_flops + self._batches.setup_flops,
             step_flops=self._batches.step_flops,
+            settling_flops=self._settling_flops,
             max_steps=self._batches.max_steps,
         )
         if checkpoint is not None:
@@ -130,8 +135,9 @@ class Finetuning:
         if not self._train_to(stop.steps):
             self.outcome = Outcome.DIVERGED
             return
+        self._settle()
         self._seconds += time.perf_counter() - started
-        error, loss = self._batches.evaluate(self._average.model)
+        error, loss = self._batches.evaluate(self._learner.average.model)
         if not math.isfinite(loss):
             self.outcome = Outcome.DIVERGED
             return
@@ -139,11 +145,6 @@ class Finetuning:
         self._next_stop += 1
         if self._next_stop == len(self.stops):
             self.outcome = Outcome.COMPLETE
-
-    @property
-    def unbilled_flops(self) -> float:
-        """Training FLOPs executed since the last measurement, for a trial that ends without one."""
-        return self._charged_flops - self._billed_flops
 
     def save(self, uri: str) -> None:
         """Writes what `resume_from` and an export need, the newest measurement with it.
@@ -153,24 +154,16 @@ class Finetuning:
         """
         if self.measurement is None:
             raise RuntimeError("A trial is saved at rungs: none is measured yet.")
-        momentum = {
-            name: self._optimizer.state[parameter]["momentum_buffer"]
-            for name, parameter in self._model.named_parameters()
-            if parameter in self._optimizer.state
-        }
         save_checkpoint(
             uri,
-            tensors={
-                "model": self._model.state_dict(),
-                "average": self._average.model.state_dict(),
-                "momentum": momentum,
-            },
+            tensors=self._learner.tensors(),
             state={
                 "recipe": self._recipe.to_dict(),
                 "seed": self._seed,
                 "structure": self._structure,
                 "setup_flops": self._setup_flops,
                 "step": self._step,
+                "learner": self._learner.state(),
                 "measurement": self.measurement.to_dict(),
             },
         )
@@ -194,17 +187,17 @@ class Finetuning:
             method.rebuild(self._model, checkpoint["structure"], self._context())
             return checkpoint["structure"], checkpoint["setup_flops"]
         prepared = method.prepare(self._model, self._context())
+        self.unbilled_flops += prepared.flops
         return dict(prepared.structure), prepared.flops
 
     def _check_batch_norms(self) -> None:
         if self._recipe.batch_size > 1:
             return
-        for name, module in self._model.named_modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training:
-                raise InfeasibleError(
-                    f"batch_size=1 leaves the batch norm {name} without a variance to train with",
-                    spent_flops=self._setup_flops,
-                )
+        for name in trained_batch_norms(self._model):
+            raise InfeasibleError(
+                f"batch_size=1 leaves the batch norm {name} without a variance to train with",
+                spent_flops=self._setup_flops,
+            )
 
     def _choose_batches(
         self, store: ImageStore, cost: StepCost, *, levels: tuple[float, ...], mirror: bool
@@ -212,7 +205,7 @@ class Finetuning:
         """Features where they are all that training sees of the images, else the images."""
         recipe = self._recipe
         trunk = None
-        if recipe.augmentation == 0:
+        if recipe.augmentation == recipe.mixup == recipe.cutmix == 0:
             trunk = find_trunk(self._model, resolution=recipe.resolution)
         if trunk is None:
             return ImageBatches(
@@ -243,27 +236,25 @@ class Finetuning:
     def _open_batches(self) -> None:
         """Only when a step follows: a trial that is resumed at its end needs none."""
         if not self._opened:
-            self._billed_flops -= self._batches.open()
+            self.unbilled_flops += self._batches.open()
             self._opened = True
 
+    def _settle(self) -> None:
+        self._learner.average.settle(self._calibration_batches(self._settling_images))
+        self.unbilled_flops += self._settling_flops
+
     @property
-    def _charged_flops(self) -> float:
-        """Training FLOPs of the recipe so far, as if it ran alone."""
-        return self._setup_flops + self._batches.setup_flops + self._step * self._batches.step_flops
+    def _settling_images(self) -> int:
+        images = min(self._learner.average.settling_images, len(self._train))
+        return images if images > 1 else 0  # one alone has no variance
 
     def _restore(self, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
-        self._model.load_state_dict(tensors["model"])
-        self._average.model.load_state_dict(tensors["average"])
-        for name, parameter in self._model.named_parameters():
-            if name in tensors["momentum"]:
-                buffer = tensors["momentum"][name].to(self._device)
-                self._optimizer.state[parameter]["momentum_buffer"] = buffer
+        self._learner.restore(tensors, state["learner"])
         self.measurement = Measurement.from_dict(state["measurement"])
         self._step = state["step"]
         self._eval_flops = self.measurement.eval_flops
         self._seconds = self.measurement.train_seconds
         self._next_stop = sum(stop.steps <= self._step for stop in self.stops)
-        self._billed_flops = self._charged_flops
         if self._next_stop == len(self.stops):
             self.outcome = Outcome.COMPLETE
 
@@ -277,24 +268,17 @@ class Finetuning:
         return True
 
     def _train_step(self) -> Tensor:
-        recipe = self._recipe
-        # Dropout and stochastic depth draw from the global stream: place it by the step.
-        torch.manual_seed(derive_seed(self._seed, "step", self._step))
         inputs, labels = self._batches.train(self._step)
-        set_learning_rate(self._optimizer, step=self._step, total_steps=self.stops[-1].steps)
-        logits = self._trained(inputs)
-        loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
-        self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        self._optimizer.step()
+        loss = self._learner.learn(
+            inputs, labels, step=self._step, total_steps=self.stops[-1].steps
+        )
+        self.unbilled_flops += self._batches.step_flops
         self._step += 1
-        self._average.update(step=self._step)
-        return loss.detach()
+        return loss
 
     def _record(self, stop: Stop, *, error: float, loss: float) -> Measurement:
         self._eval_flops += self._batches.eval_flops
-        executed = stop.train_flops - self._billed_flops
-        self._billed_flops = stop.train_flops
+        executed, self.unbilled_flops = self.unbilled_flops, 0.0
         on_gpu = self._device.type == "cuda"
         return Measurement(
             rung=stop.rung,

@@ -1,16 +1,19 @@
-"""What is trained, and how fast: trainable depth, parameter groups, schedule, average."""
+"""What is trained, and by which optimiser: trainable depth, parameter groups, average."""
 
-import math
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
+from typing import Any
 
 import torch
+from schedulefree import AdamWScheduleFree
 from torch import Tensor, nn
 
+from search_spaces.recipe import Optimizer
 from trainables.layers import layer_of_parameter
 
-WARMUP_SHARE = 0.1
-"""Share of the steps over which the learning rate rises linearly to its peak."""
 MOMENTUM = 0.9
+BETAS = (0.9, 0.999)
+"""AdamW's decay rates of the averages of gradient and squared gradient."""
 AVERAGE_ORDER = 8
 """Order of the polynomial-decay average: about the last 1/(order + 1) of the steps count."""
 
@@ -32,46 +35,72 @@ def train_mode(model: nn.Module) -> None:
             module.eval()
 
 
-def sgd(
-    model: nn.Module, *, learning_rate: float, weight_decay: float, layer_decay: float
-) -> torch.optim.SGD:
-    """SGD with Nesterov momentum over the trainable parameters.
+def build_optimizer(
+    kind: Optimizer,
+    model: nn.Module,
+    *,
+    learning_rate: float,
+    weight_decay: float,
+    layer_decay: float,
+) -> torch.optim.Optimizer:
+    """The optimiser over the trainable parameters, ready to take steps.
 
     A layer that lies d layers below the head learns at `learning_rate * layer_decay ** d`, kept in
-    the group's `peak_lr`; norms and biases (one-dimensional parameters) are not decayed.
+    the group's `peak_lr`. Vectors (norms, biases, gains of a channel) are not decayed.
     """
-    layers = layer_of_parameter(model)
-    head = max(layers.values())
-    groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            groups.setdefault((layers[name], parameter.ndim > 1), []).append(parameter)
-    return torch.optim.SGD(
-        [
-            {
-                "params": parameters,
-                "peak_lr": learning_rate * layer_decay ** (head - layer),
-                "weight_decay": weight_decay if decayed else 0.0,
-            }
-            for (layer, decayed), parameters in groups.items()
-        ],
-        lr=learning_rate,
-        momentum=MOMENTUM,
-        nesterov=True,
-        fused=True,  # one pass over memory, where small batches spend much of their time
+    groups = _groups(
+        model, learning_rate=learning_rate, weight_decay=weight_decay, layer_decay=layer_decay
     )
+    # `fused` is one pass over memory, where small batches spend much of their time
+    match kind:
+        case Optimizer.SGD:
+            return torch.optim.SGD(
+                groups, lr=learning_rate, momentum=MOMENTUM, nesterov=True, fused=True
+            )
+        case Optimizer.ADAMW:
+            return torch.optim.AdamW(groups, lr=learning_rate, betas=BETAS, fused=True)
+        case Optimizer.SCHEDULE_FREE_ADAMW:
+            # without its own warm-up: `schedules.set_learning_rate` warms every optimiser up
+            free: torch.optim.Optimizer = AdamWScheduleFree(groups, lr=learning_rate, betas=BETAS)
+            free.train()  # type: ignore[attr-defined]  # the library has no types
+            return free
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, *, step: int, total_steps: int) -> None:
-    """Linear warm-up, then cosine to zero at `total_steps`; `step` counts from 0."""
-    warmup = max(1, round(WARMUP_SHARE * total_steps))
-    if step < warmup:
-        factor = (step + 1) / warmup
-    else:
-        progress = (step - warmup) / max(1, total_steps - warmup)
-        factor = 0.5 * (1 + math.cos(math.pi * progress))
-    for group in optimizer.param_groups:
-        group["lr"] = group["peak_lr"] * factor
+def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:
+    """The optimiser's state of every parameter, as `KIND:PARAMETER`, such as `exp_avg:fc.bias`."""
+    return {
+        f"{kind}:{name}": value
+        for name, parameter in model.named_parameters()
+        for kind, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def optimizer_numbers(optimizer: torch.optim.Optimizer) -> list[dict[str, float]]:
+    """The numbers that each group of parameters has come to, as JSON keeps them."""
+    return [
+        {key: value for key, value in group.items() if isinstance(value, int | float)}
+        for group in optimizer.param_groups
+    ]
+
+
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer,
+    model: nn.Module,
+    *,
+    tensors: Mapping[str, Tensor],
+    numbers: Sequence[Mapping[str, float]],
+) -> None:
+    """Puts back what `optimizer_tensors` and `optimizer_numbers` gave, laid out as the model is."""
+    parameters = dict(model.named_parameters())
+    for key, saved in tensors.items():
+        kind, _, name = key.partition(":")
+        parameter = parameters[name]
+        value = saved.to(parameter.device)
+        if value.shape == parameter.shape:
+            value = torch.empty_like(parameter).copy_(value)
+        optimizer.state[parameter][kind] = value
+    for group, values in zip(optimizer.param_groups, numbers, strict=True):
+        group.update(values)
 
 
 class RunningAverage:
@@ -98,6 +127,11 @@ class RunningAverage:
                 )
         self._averaged = [pair for pair in pairs if pair[0].is_floating_point()]
         self._copied = [pair for pair in pairs if not pair[0].is_floating_point()]
+        self.settling_images = 0
+        """How many images `settle` passes forward."""
+
+    def settle(self, calibration: Iterable[Tensor]) -> None:
+        """Nothing: the average is ready to be measured at any time."""
 
     @torch.no_grad()
     def update(self, *, step: int) -> None:
@@ -113,3 +147,24 @@ def _is_frozen(module: nn.Module) -> bool:
     """Whether the module has weights and none of them is trained."""
     parameters = list(module.parameters())
     return bool(parameters) and not any(p.requires_grad for p in parameters)
+
+
+def _groups(
+    model: nn.Module, *, learning_rate: float, weight_decay: float, layer_decay: float
+) -> list[dict[str, Any]]:
+    layers = layer_of_parameter(model)
+    head = max(layers.values())
+    groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            # by size, for a gain may have its weight's dimensions: [channels, 1, 1, 1]
+            decayed = parameter.numel() > max(parameter.shape, default=1)
+            groups.setdefault((layers[name], decayed), []).append(parameter)
+    return [
+        {
+            "params": parameters,
+            "peak_lr": learning_rate * layer_decay ** (head - layer),
+            "weight_decay": weight_decay if decayed else 0.0,
+        }
+        for (layer, decayed), parameters in groups.items()
+    ]

@@ -10,13 +10,15 @@ import safetensors.torch
 import torch
 import torch.nn.functional as F
 
+from search_spaces.recipe import Optimizer, Schedule
 from trainables import backbones
 from trainables.compute import count_flops
 from trainables.errors import InputError
 from trainables.evaluation import evaluate
 from trainables.images.augment import augment, prepare
 from trainables.images.store import ImageStore
-from trainables.optimizers import RunningAverage, set_learning_rate, sgd, train_mode
+from trainables.optimizers import RunningAverage, build_optimizer, train_mode
+from trainables.schedules import set_learning_rate
 from trainables.seeds import derive_seed, generator
 from trainables.sources import BackboneSource
 
@@ -78,8 +80,12 @@ def pretrain(
     model.to(device)
     train_mode(model)
     average = RunningAverage(model)
-    optimizer = sgd(
-        model, learning_rate=plan.learning_rate, weight_decay=plan.weight_decay, layer_decay=1.0
+    optimizer = build_optimizer(
+        Optimizer.SGD,
+        model,
+        learning_rate=plan.learning_rate,
+        weight_decay=plan.weight_decay,
+        layer_decay=1.0,
     )
 
     def inputs(images: torch.Tensor) -> torch.Tensor:
@@ -97,7 +103,12 @@ def pretrain(
                 mirror=plan.mirror,
                 generator=generator(plan.seed, "augment", step, device=device),
             )
-            set_learning_rate(optimizer, step=step, total_steps=plan.epochs * steps_per_epoch)
+            set_learning_rate(
+                optimizer,
+                schedule=Schedule.COSINE,
+                step=step,
+                total_steps=plan.epochs * steps_per_epoch,
+            )
             loss = F.cross_entropy(
                 model(inputs(images)),
                 train.labels[indices].to(device),

@@ -54,29 +54,32 @@ def plan_stops(
     target_flops: float,
     setup_flops: float,
     step_flops: float,
+    settling_flops: float = 0.0,
     max_steps: int | None = None,
 ) -> tuple[Stop, ...]:
     """The stops of a trial, known before its first step.
 
     At level L a trial has taken floor((L - setup) / step) steps: it is measured at the most
     compute that does not exceed the level, and after `max_steps` at the latest. Levels that allow
-    no step, or none more than the level below, are left out. Raises `InfeasibleError` when not
-    even one step fits under the target; the preparing is spent by then.
+    no step, or none more than the level below, are left out. `settling_flops` makes the model ready
+    to be measured: a recipe that ends at a level has spent them once. Raises `InfeasibleError` when
+    not even one step fits under the target; the preparing is spent by then.
     """
     reachable = reachable_levels(levels, target_flops=target_flops, spent_flops=setup_flops)
+    fixed_flops = setup_flops + settling_flops
     stops: list[Stop] = []
     for rung, level in enumerate(reachable):
-        steps = math.floor((level - setup_flops) / step_flops)
-        if setup_flops + steps * step_flops > level:  # by rounding
+        steps = math.floor((level - fixed_flops) / step_flops)
+        if fixed_flops + steps * step_flops > level:  # by rounding
             steps -= 1
         if max_steps is not None:
             steps = min(steps, max_steps)
         if steps > (stops[-1].steps if stops else 0):
-            spent = setup_flops + steps * step_flops
+            spent = fixed_flops + steps * step_flops
             stops.append(Stop(rung=rung, steps=steps, train_flops=spent))
     if not stops:
         raise InfeasibleError(
-            f"preparing costs {setup_flops:.3g} FLOPs and one step {step_flops:.3g}, more together "
+            f"preparing costs {fixed_flops:.3g} FLOPs and one step {step_flops:.3g}, more together "
             f"than the {reachable[-1]:.3g} of the highest rung aimed at",
             spent_flops=setup_flops,
         )

@@ -18,14 +18,19 @@ EVERY_PARAMETER = (
     "criterion",
     "width_rule",
     "scope",
+    "optimizer",
+    "schedule",
     "learning_rate",
     "weight_decay",
+    "adamw_rate",
+    "adamw_decay",
     "batch_size",
     "label_smoothing",
     "layer_decay",
     "trainable_depth",
     "resolution",
     "augmentation",
+    "mixing",
     "target_rung",
 )
 
@@ -49,9 +54,10 @@ def probe(trial: Trial, problem: Problem) -> Recipe:
 
 
 def test_a_draw_remembers_how_it_was_made() -> None:
-    drawn = draw(filter_pruning, {"batch_size": 32}, PROBLEM, RandomSampler(seed=0))
-    assert drawn.names == EVERY_PARAMETER
-    assert set(drawn.params) == set(drawn.distributions) == set(EVERY_PARAMETER) - {"batch_size"}
+    ranges = {"batch_size": 32, "optimizer": "sgd", "trainable_depth": 1.0}
+    drawn = draw(filter_pruning, ranges, PROBLEM, RandomSampler(seed=0))
+    assert drawn.names == tuple(n for n in EVERY_PARAMETER if not n.startswith("adamw_"))
+    assert set(drawn.params) == set(drawn.distributions) == set(drawn.names) - set(ranges)
     assert drawn.recipe.batch_size == 32
     assert drawn.recipe.learning_rate == drawn.params["learning_rate"]
 
@@ -64,7 +70,7 @@ def test_the_same_seed_draws_the_same_recipe() -> None:
 
 
 def test_a_dry_run_names_every_parameter() -> None:
-    assert check_space(filter_pruning, {}, PROBLEM) == EVERY_PARAMETER
+    assert set(check_space(filter_pruning, {}, PROBLEM)) == set(EVERY_PARAMETER)
     assert set(check_space(probe, {}, PROBLEM)) == {"optimizer", "beta", "learning_rate"}
 
 
@@ -92,6 +98,8 @@ def test_ranges_of_conditional_parameters_are_known_and_checked() -> None:
         ({"target_rung": 4}, "must lie within"),
         ({"batch_size": 48}, "ranges.batch_size=48 cannot be had.*makes 64 of it; write 64"),
         ({3: 1}, "ranges.3 names no parameter"),
+        ({"optimizer": "lion"}, "ranges.optimizer='lion' .*sgd"),
+        ({"optimizer": "adamw", "learning_rate": 0.01}, "ranges.learning_rate names no parameter"),
     ],
 )
 def test_a_bad_range_is_found_before_the_sweep(ranges: Any, complaint: str) -> None:
@@ -104,6 +112,7 @@ def test_good_ranges_hold_in_every_draw() -> None:
         "pruning_ratio": [0.2, 0.5],
         "criterion": ["l1"],
         "batch_size": 32,
+        "optimizer": "sgd",
         "learning_rate": {"low": "1e-3", "high": 1e-2},
         "resolution": [20, 32],
         "target_rung": 2,

@@ -1,5 +1,7 @@
 """The filter pruning space offers what it says, for tasks and backbones of every size."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,7 +11,8 @@ from optuna.trial import FixedTrial
 from search_spaces.draws import draw
 from search_spaces.filter_pruning import filter_pruning
 from search_spaces.problem import Problem
-from search_spaces.recipe import Recipe
+from search_spaces.recipe import Optimizer, Recipe, Schedule
+from search_spaces.space import Trial
 
 RUNGS = (1e9, 2e9, 4e9)
 
@@ -30,14 +33,17 @@ def test_a_given_trial_gives_the_recipe_of_its_values() -> None:
         "criterion": "l2",
         "width_rule": "all",
         "scope": "global",
-        "learning_rate": 0.01,
-        "weight_decay": 1e-4,
+        "optimizer": "adamw",
+        "schedule": "linear",
+        "adamw_rate": 0.01,
+        "adamw_decay": 1e-3,
         "batch_size": 47,
         "label_smoothing": 0.1,
         "layer_decay": 0.75,
         "trainable_depth": 0.5,
         "resolution": 168,
         "augmentation": 0.4,
+        "mixing": "cutmix",
         "target_rung": 1,
     }
     assert filter_pruning(FixedTrial(values), problem()) == Recipe(
@@ -49,7 +55,7 @@ def test_a_given_trial_gives_the_recipe_of_its_values() -> None:
             "scope": "global",
         },
         learning_rate=0.01,
-        weight_decay=1e-4,
+        weight_decay=1e-3,
         batch_size=64,
         label_smoothing=0.1,
         layer_decay=0.75,
@@ -57,6 +63,9 @@ def test_a_given_trial_gives_the_recipe_of_its_values() -> None:
         resolution=168,
         augmentation=0.4,
         target_flops=2e9,
+        optimizer=Optimizer.ADAMW,
+        schedule=Schedule.LINEAR,
+        cutmix=1.0,
     )
 
 
@@ -69,6 +78,37 @@ def test_every_choice_and_both_ends_are_reached() -> None:
     assert {r.trainable_depth for r in drawn} == {0.0, 0.25, 0.5, 0.75, 1.0}
     assert {r.resolution for r in drawn} == {112, 168, 224}
     assert {r.target_flops for r in drawn} == set(RUNGS)
+
+
+def test_every_optimiser_has_the_rates_and_the_schedules_that_suit_it() -> None:
+    drawn = recipes(problem())
+    assert {r.optimizer for r in drawn} == set(Optimizer)
+    for kind in Optimizer:
+        rates = [r.learning_rate for r in drawn if r.optimizer is kind]
+        low, high = (1e-4, 1e-1) if kind is Optimizer.SGD else (1e-5, 3e-2)
+        assert low <= min(rates) < 5 * low
+        assert high / 5 < max(rates) <= high
+        schedules = {r.schedule for r in drawn if r.optimizer is kind}
+        assert schedules == (
+            {Schedule.CONSTANT}
+            if kind is Optimizer.SCHEDULE_FREE_ADAMW
+            else set(Schedule) - {Schedule.CONSTANT}
+        )
+
+
+def test_images_are_mixed_in_one_way_or_not_at_all_and_never_for_the_head_alone() -> None:
+    drawn = recipes(problem())
+    mixed = {(r.mixup, r.cutmix) for r in drawn if r.trainable_depth > 0}
+    assert mixed == {(0.0, 0.0), (0.2, 0.0), (0.0, 1.0)}
+    assert {(r.mixup, r.cutmix) for r in drawn if r.trainable_depth == 0} == {(0.0, 0.0)}
+
+
+def test_a_space_of_ones_own_sets_what_is_not_searched() -> None:
+    def weighted(trial: Trial, of: Problem) -> Recipe:
+        return replace(filter_pruning(trial, of), class_weighting=0.5, clip_norm=1.0)
+
+    recipe = draw(weighted, {"optimizer": "sgd"}, problem(), RandomSampler(seed=0)).recipe
+    assert (recipe.class_weighting, recipe.clip_norm) == (0.5, 1.0)
 
 
 def test_batches_are_drawn_by_ratio_not_by_difference() -> None:

@@ -83,7 +83,7 @@ def test_a_trial_resumed_from_any_rung_ends_as_if_it_had_never_stopped(
             assert set(ended) == {
                 "model.safetensors",
                 "average.safetensors",
-                "momentum.safetensors",
+                "optimizer.safetensors",
             }
 
 
@@ -213,7 +213,7 @@ def test_a_loss_that_is_finite_in_training_and_not_in_validation_diverges(
     trial = make_trial(digits, make_recipe())
     trial.advance()
     assert trial.measurement is not None
-    average = trial._average.model.get_parameter("fc.bias")
+    average = trial._learner.average.model.get_parameter("fc.bias")
     with torch.no_grad():
         average.fill_(math.nan)
     trial.advance()
@@ -273,5 +273,7 @@ def test_a_checkpoint_is_safetensors_and_json(digits: ImageStore, tmp_path: Path
     run(make_trial(digits, recipe), tmp_path)
     folder = tmp_path / "rung-000"
     assert {path.suffix for path in folder.iterdir()} == {".safetensors", ".json"}
-    momentum = safetensors.torch.load_file(folder / "momentum.safetensors")
-    assert set(momentum) == {"fc.weight", "fc.bias"}, "what is not trained has none"
+    state = safetensors.torch.load_file(folder / "optimizer.safetensors")
+    assert set(state) == {"momentum_buffer:fc.weight", "momentum_buffer:fc.bias"}, (
+        "what is not trained has none"
+    )

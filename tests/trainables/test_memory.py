@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
+from search_spaces.recipe import Optimizer
 from trainables.errors import InputError
 from trainables.memory import (
     CUDA_CONTEXT_BYTES,
@@ -19,7 +20,7 @@ from trainables.memory import (
     measure_memory,
     trace_memory,
 )
-from trainables.optimizers import RunningAverage, freeze_below, sgd, train_mode
+from trainables.optimizers import RunningAverage, build_optimizer, freeze_below, train_mode
 
 GIGABYTE = 1 << 30
 
@@ -36,7 +37,9 @@ def allocated_peak(name: str, *, resolution: int, batch_size: int, trainable_dep
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
         model = prepared(name, trainable_depth=trainable_depth)
         average = RunningAverage(model)
-        optimizer = sgd(model, learning_rate=0.01, weight_decay=0, layer_decay=1)
+        optimizer = build_optimizer(
+            Optimizer.SGD, model, learning_rate=0.01, weight_decay=0, layer_decay=1
+        )
         images = torch.zeros(batch_size, 3, resolution, resolution)
         labels = torch.zeros(batch_size, dtype=torch.int64)
         for step in (1, 2):

@@ -1,6 +1,8 @@
-"""What is trained and how fast, against hand computation."""
+"""What is trained and by what, against hand computation."""
 
+import json
 import math
+from typing import Any
 
 import pytest
 import timm
@@ -8,13 +10,23 @@ import torch
 from cifar_resnet import cifar_resnet
 from torch import nn
 
+from search_spaces.recipe import Optimizer, Schedule
 from trainables.optimizers import (
     RunningAverage,
+    build_optimizer,
     freeze_below,
-    set_learning_rate,
-    sgd,
+    optimizer_numbers,
+    optimizer_tensors,
+    restore_optimizer,
     train_mode,
 )
+from trainables.schedules import set_learning_rate
+
+
+def build(model: nn.Module, kind: Optimizer = Optimizer.SGD, **changes: Any) -> Any:
+    """An optimiser without decay, but for the changes."""
+    values: dict[str, Any] = {"learning_rate": 0.1, "weight_decay": 0.0, "layer_decay": 1.0}
+    return build_optimizer(kind, model, **values | changes)
 
 
 def trained(model: nn.Module) -> set[str]:
@@ -63,15 +75,21 @@ def test_train_mode_undoes_eval_mode() -> None:
     assert all(module.training for module in model.modules())
 
 
-def test_groups_decay_by_layer_and_spare_norms_and_biases() -> None:
+def decays(model: nn.Module, kind: Optimizer, **changes: Any) -> dict[str, tuple[float, float]]:
+    """Peak learning rate and decay of every parameter that is trained."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {
+        names[id(parameter)]: (group["peak_lr"], group["weight_decay"])
+        for group in build(model, kind, **changes).param_groups
+        for parameter in group["params"]
+    }
+
+
+@pytest.mark.parametrize("kind", Optimizer)
+def test_groups_decay_by_layer_and_spare_norms_and_biases(kind: Optimizer) -> None:
     model = timm.create_model("test_resnet")
     freeze_below(model, trainable_depth=0.4)
-    optimizer = sgd(model, learning_rate=0.1, weight_decay=0.01, layer_decay=0.5)
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    seen = {}
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            seen[names[id(parameter)]] = group["peak_lr"], group["weight_decay"]
+    seen = decays(model, kind, weight_decay=0.01, layer_decay=0.5)
     assert seen["fc.weight"] == (0.1, 0.01)
     assert seen["fc.bias"] == (0.1, 0.0)
     assert seen["layer4.0.conv1.weight"] == (0.05, 0.01)
@@ -80,51 +98,83 @@ def test_groups_decay_by_layer_and_spare_norms_and_biases() -> None:
     assert set(seen) == {name for name, p in model.named_parameters() if p.requires_grad}
 
 
-def test_a_step_is_nesterovs() -> None:
-    model = nn.Sequential(nn.Linear(1, 1, bias=False))
+@pytest.mark.parametrize(
+    ("name", "spared", "decayed"),
+    [
+        ("test_convnext", "stages.0.blocks.0.gamma", "stages.0.blocks.0.conv_dw.weight"),
+        ("test_nfnet", "stages.0.0.conv1.gain", "stages.0.0.conv1.weight"),
+    ],
+)
+def test_gains_are_spared_whatever_their_dimensions(name: str, spared: str, decayed: str) -> None:
+    seen = decays(timm.create_model(name), Optimizer.ADAMW, weight_decay=0.01)
+    assert seen[spared][1] == 0.0
+    assert seen[decayed][1] == 0.01
+
+
+def weight_after(kind: Optimizer, gradients: list[float], **changes: Any) -> float:
+    """A single weight, 1 at first, after steps along the gradients."""
+    model = nn.Sequential(nn.Linear(2, 2, bias=False))
     weight = model[0].weight
     with torch.no_grad():
         weight.fill_(1.0)
-    optimizer = sgd(model, learning_rate=0.1, weight_decay=0.0, layer_decay=1.0)
-    set_learning_rate(optimizer, step=0, total_steps=1)
-    for _ in range(2):
-        weight.grad = torch.full_like(weight, 2.0)
+    optimizer = build(model, kind, **changes)
+    set_learning_rate(optimizer, schedule=Schedule.CONSTANT, step=5, total_steps=9)
+    for gradient in gradients:
+        weight.grad = torch.full_like(weight, gradient)
         optimizer.step()
+    return float(weight.detach()[0, 0])
+
+
+def test_a_step_is_nesterovs() -> None:
     # momentum m = 2, then 0.9 · 2 + 2 = 3.8; a step is lr · (gradient + 0.9 · m)
-    assert weight.item() == pytest.approx(1 - 0.1 * (2 + 0.9 * 2) - 0.1 * (2 + 0.9 * 3.8))
+    expected = 1 - 0.1 * (2 + 0.9 * 2) - 0.1 * (2 + 0.9 * 3.8)
+    assert weight_after(Optimizer.SGD, [2.0, 2.0]) == pytest.approx(expected)
 
 
-def rates(total: int) -> list[float]:
-    optimizer = sgd(
-        nn.Sequential(nn.Linear(1, 1)), learning_rate=0.4, weight_decay=0, layer_decay=1
-    )
-    found = []
-    for step in range(total):
-        set_learning_rate(optimizer, step=step, total_steps=total)
-        found.append(optimizer.param_groups[0]["lr"])
-    return found
+def test_a_step_is_adams_and_its_decay_is_decoupled() -> None:
+    # equal gradients: both averages are exact after correction, and a step is lr · sign
+    found = weight_after(Optimizer.ADAMW, [2.0, 2.0], weight_decay=0.5)
+    assert found == pytest.approx((1 * 0.95 - 0.1) * 0.95 - 0.1, abs=1e-6)
 
 
-def test_the_rate_warms_up_and_falls_on_a_cosine() -> None:
-    found = rates(40)
-    assert found[:5] == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.4])
-    assert found[22] == pytest.approx(0.2)  # half-way from step 4 to 40
-    assert found[13] == pytest.approx(0.2 * (1 + math.cos(math.pi / 4)))
-    assert 0 < found[-1] < 0.01
-    assert found[4:] == sorted(found[4:], reverse=True)
+def test_a_schedule_free_step_is_the_papers() -> None:
+    # z falls by lr · sign; x is the mean of the z's; gradients are taken at y = 0.1 · z + 0.9 · x
+    found = weight_after(Optimizer.SCHEDULE_FREE_ADAMW, [2.0, 2.0])
+    z = [0.9, 0.8]
+    assert found == pytest.approx(0.1 * z[1] + 0.9 * sum(z) / 2, abs=1e-6)
 
 
-@pytest.mark.parametrize(("total", "expected"), [(1, [0.4]), (2, [0.4, 0.4]), (3, [0.4, 0.4, 0.2])])
-def test_schedules_of_a_few_steps(total: int, expected: list[float]) -> None:
-    assert rates(total) == pytest.approx(expected)
+@pytest.mark.parametrize("kind", Optimizer)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_restored_optimiser_goes_on_bit_by_bit(
+    kind: Optimizer, layout: torch.memory_format
+) -> None:
+    def stepped(model: nn.Module, optimizer: Any, steps: range) -> None:
+        for step in steps:
+            torch.manual_seed(step)
+            set_learning_rate(optimizer, schedule=Schedule.CONSTANT, step=step, total_steps=40)
+            optimizer.zero_grad()
+            model(torch.randn(3, 2, 5, 5)).square().mean().backward()
+            optimizer.step()
 
-
-def test_every_group_keeps_its_own_peak() -> None:
-    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
-    optimizer = sgd(model, learning_rate=1.0, weight_decay=0, layer_decay=0.5)
-    set_learning_rate(optimizer, step=22, total_steps=40)
-    found = sorted({group["lr"] for group in optimizer.param_groups})
-    assert found == pytest.approx([0.25, 0.5])
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Flatten(), nn.Linear(27, 4))
+    model.to(memory_format=layout)  # type: ignore[call-overload]
+    twin = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Flatten(), nn.Linear(27, 4))
+    twin.to(memory_format=layout)  # type: ignore[call-overload]
+    optimizer, second = build(model, kind), build(twin, kind)
+    stepped(model, optimizer, range(6))
+    twin.load_state_dict(model.state_dict())
+    numbers = json.loads(json.dumps(optimizer_numbers(optimizer)))
+    tensors = {k: v.clone().contiguous() for k, v in optimizer_tensors(optimizer, model).items()}
+    restore_optimizer(second, twin, tensors=tensors, numbers=numbers)
+    for value in optimizer_tensors(second, twin).values():
+        if value.ndim == 4:
+            assert value.is_contiguous(memory_format=layout)
+    stepped(model, optimizer, range(6, 12))
+    stepped(twin, second, range(6, 12))
+    for one, other in zip(model.parameters(), twin.parameters(), strict=True):
+        assert torch.equal(one, other)
 
 
 def test_the_average_is_the_weighted_sum_of_its_formula() -> None:

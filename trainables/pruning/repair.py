@@ -4,15 +4,19 @@ Pruning changes what reaches each batch norm, so its running statistics no longe
 hundred images forward sets them right; helps most where norms stay frozen or training is short.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 
-def reestimate_batch_norm(model: nn.Module, batches: Iterable[Tensor]) -> int:
-    """Replace the running statistics of all batch norms; returns the number of images used.
+def reestimate_batch_norm(
+    model: nn.Module, batches: Iterable[Tensor], *, only: Collection[str] | None = None
+) -> int:
+    """Replace the running statistics of batch norms; returns the number of images used.
+
+    All batch norms of the model, or `only` those of these qualified names.
 
     `batches` are images [n, channels, height, width] on the model's device, normalised as in
     training and not augmented. Statistics are the plain average over batches; only batch norms are
@@ -24,8 +28,10 @@ def reestimate_batch_norm(model: nn.Module, batches: Iterable[Tensor]) -> int:
     """
     norms = [
         module
-        for module in model.modules()
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.track_running_stats
+        for name, module in model.named_modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm)
+        and module.track_running_stats
+        and (only is None or name in only)
     ]
     if not norms:
         return 0
