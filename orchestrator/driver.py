@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
+from orchestrator.chance import Chance
 from orchestrator.halving import Decision, Halving
 from orchestrator.ledger import Ledger, TrialRecord, TrialState
 from orchestrator.retention import CheckpointKeeper
@@ -47,6 +48,7 @@ class Driver:
         *,
         ledger: Ledger,
         sampler: FrontierSampler,
+        chance: Chance,
         halving: Halving | None,
         keeper: CheckpointKeeper,
         budget: Budget,
@@ -59,6 +61,7 @@ class Driver:
         """`max_failures`: how often a trial that raised or was lost is set up again."""
         self._ledger = ledger
         self._sampler = sampler
+        self._chance = chance
         self._halving = halving
         self._keeper = keeper
         self._budget = budget
@@ -149,6 +152,8 @@ class Driver:
         unmeasured_flops: float,
         reason: str | None,
     ) -> Decision:
+        if measurement is not None and self._stays_at_chance(trial_id, measurement):
+            return Decision.STOP
         if outcome is not Outcome.RUNNING:
             self._finish(
                 trial_id,
@@ -182,20 +187,37 @@ class Driver:
         self._live.discard(trial_id)
         self._sampler.tell(self._ledger.trial(trial_id))
 
+    def _stays_at_chance(self, trial_id: str, measurement: Measurement) -> bool:
+        """Whether the trial guesses where others have learnt; if so, it is over."""
+        peers = self._peers(trial_id, measurement.rung)
+        if not self._chance.has_diverged(measurement.val_error, peers):
+            return False
+        self._finish(
+            trial_id,
+            TrialState.DIVERGED,
+            reason=f"an error of {measurement.val_error:.3f} at rung {measurement.rung} is no "
+            f"better than guessing ({self._chance.error:.3f}), where "
+            f"{self._chance.learners(peers)} of {len(peers)} trials have learnt",
+        )
+        return True
+
     def _race(self, trial_id: str, measurement: Measurement) -> Decision:
         if self._halving is None:
             return Decision.CONTINUE
-        errors = self._ledger.errors_at(measurement.rung)
-        if self._generation:
-            first = self._ledger.trial(trial_id).number // self._generation * self._generation
-            peers = [
-                error
-                for peer, error in errors.items()
-                if peer == trial_id or self._ledger.trial(peer).number < first
-            ]
-        else:
-            peers = list(errors.values())
+        peers = self._peers(trial_id, measurement.rung)
         return self._halving.decide(measurement.rung, measurement.val_error, peers)
+
+    def _peers(self, trial_id: str, rung: int) -> list[float]:
+        """The errors at a rung that the trial is compared with, its own included."""
+        errors = self._ledger.errors_at(rung)
+        if not self._generation:
+            return list(errors.values())
+        first = self._ledger.trial(trial_id).number // self._generation * self._generation
+        return [
+            error
+            for peer, error in errors.items()
+            if peer == trial_id or self._ledger.trial(peer).number < first
+        ]
 
     def _draw(self) -> Idle | None:
         """Queues the next recipe, or the next generation; tells why it could not."""

@@ -28,7 +28,7 @@ class TrialState(StrEnum):
     INFEASIBLE = "infeasible"
     """Its recipe cannot be realised."""
     DIVERGED = "diverged"
-    """Its loss stopped being finite."""
+    """Its loss stopped being finite, or its error stayed at chance where others learnt."""
     FAILED = "failed"
     """Raised or was lost more often than it may be retried."""
 

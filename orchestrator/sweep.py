@@ -19,6 +19,7 @@ from analysis.plots import plot_frontier, save
 from analysis.report import write_report
 from analysis.table import read_measurements
 from orchestrator.card import model_card
+from orchestrator.chance import Chance
 from orchestrator.config import SweepConfig, read_config, to_yaml
 from orchestrator.doctor import Examination, tracker_for
 from orchestrator.driver import Budget, Driver
@@ -111,6 +112,9 @@ class Sweep:
         driver = Driver(
             ledger=ledger,
             sampler=sampler,
+            chance=Chance.of(
+                examination.summary.class_counts["validation"], min_peers=config.search.min_peers
+            ),
             halving=self._halving(),
             keeper=keeper,
             budget=budget,

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState as StudyState
 
+from orchestrator.chance import Chance
 from orchestrator.driver import HOPELESS_FAILURES, Budget, Driver, Idle
 from orchestrator.halving import Decision, Halving
 from orchestrator.journal import Journal
@@ -28,6 +29,8 @@ from trainables.measurement import Measurement, Outcome
 PROBLEM = Problem(rungs=LEVELS, native_resolution=32, train_images=50_000, classes=10)
 FEW = {
     "scope": "layer",
+    "optimizer": "sgd",
+    "schedule": "cosine",
     "weight_decay": 1e-4,
     "batch_size": 32,
     "label_smoothing": 0.0,
@@ -35,8 +38,12 @@ FEW = {
     "trainable_depth": 1.0,
     "resolution": 32,
     "augmentation": 0.0,
+    "mixing": "none",
 }
 """Leaves few parameters to search, which is faster."""
+
+NO_LUCK = Chance(images=1000, most_common=1, min_peers=1)
+"""So many classes that whatever a trial measures is better than guessing."""
 
 
 def error_of(recipe: Recipe, rung: int) -> float:
@@ -63,6 +70,7 @@ class Sweep:
         halving: Halving | None = None,
         generation: int | None = None,
         max_failures: int = 0,
+        chance: Chance = NO_LUCK,
         startup_trials: int = 100,
         seed: int = 0,
     ) -> Driver:
@@ -84,6 +92,7 @@ class Sweep:
         return Driver(
             ledger=self.ledger,
             sampler=sampler,
+            chance=chance,
             halving=halving,
             keeper=CheckpointKeeper(self.ledger, (self.folder / "trials").as_uri()),
             budget=budget,
@@ -498,6 +507,50 @@ def test_a_trial_without_a_measurement_is_recorded_paid_for_and_told(
     assert (known.state, known.reason) == (state, "layer4 has no filter left")
     assert sweep.ledger.sweep_flops == 3e8
     assert study_state(sweep, 0) is StudyState.COMPLETE
+
+
+TEN_CLASSES = Chance(images=1000, most_common=100, min_peers=4)
+
+
+@pytest.mark.parametrize("over", [False, True], ids=["rungs ahead", "last rung"])
+def test_a_trial_at_chance_where_others_learn_has_diverged(sweep: Sweep, over: bool) -> None:
+    driver = sweep.driver(budget=Budget(trials=8), chance=TEN_CLASSES)
+    trials = [served(driver) for _ in range(8)]
+    lost = next(trial for trial in trials if (last_rung(trial.recipe) == 0) is over)
+    others = [trial for trial in trials if trial is not lost][:3]
+    for trial in others:
+        report(driver, trial, error=0.5)
+    assert report(driver, lost, error=0.9) is Decision.STOP
+    known = sweep.ledger.trial(lost.trial_id)
+    assert known.state is TrialState.DIVERGED
+    assert known.reason == (
+        "an error of 0.900 at rung 0 is no better than guessing (0.900), where 3 of 4 trials have "
+        "learnt"
+    )
+    assert [m.val_error for m in known.measurements] == [0.9], "what was measured is kept"
+    told = sweep.study.handle().get_trials()[lost.number]
+    assert (told.state, told.values[0]) == (StudyState.COMPLETE, 1.0), "with a penalty"
+    assert {sweep.ledger.trial(t.trial_id).state for t in others} <= {
+        TrialState.RUNNING,
+        TrialState.COMPLETE,
+    }
+
+
+def test_where_nobody_learns_nobody_diverges(sweep: Sweep) -> None:
+    driver = sweep.driver(budget=Budget(trials=6), chance=TEN_CLASSES)
+    for trial in [served(driver) for _ in range(6)]:
+        report(driver, trial, error=0.9)
+    assert all(t.state is not TrialState.DIVERGED for t in sweep.ledger.trials())
+
+
+def test_a_generation_is_judged_by_the_ones_before_it(sweep: Sweep) -> None:
+    driver = sweep.driver(budget=Budget(trials=4), generation=4, chance=TEN_CLASSES)
+    trials = [served(driver) for _ in range(4)]
+    for trial in trials[:3]:
+        report(driver, trial, error=0.5)
+    report(driver, trials[3], error=0.9)
+    state = sweep.ledger.trial(trials[3].trial_id).state
+    assert state is not TrialState.DIVERGED, "in another order it would be judged by nobody"
 
 
 def test_a_trial_that_raises_is_the_next_to_start_until_it_has_failed(sweep: Sweep) -> None:

@@ -1,0 +1,58 @@
+"""Chance: when a trial has learnt nothing where others learn."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import sqrt
+
+SIGNIFICANCE = 2.326
+"""Standard errors below chance that luck reaches once in a hundred tries (one-sided, normal)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chance:
+    """Always guessing the most common class of the validation split, as a measure of learning.
+
+    A trial that does no better, at a rung where most others do, has diverged without its loss
+    becoming infinite: mostly a learning rate that broke the pretrained weights. A trial alone
+    cannot know this, for at little compute, or on a hard task, nobody is better than chance.
+    """
+
+    images: int
+    """Of the validation split."""
+    most_common: int
+    """Those of its most common class."""
+    min_peers: int
+    """Trials measured at a rung before anybody is judged there."""
+
+    @classmethod
+    def of(cls, class_counts: Mapping[str, int], *, min_peers: int) -> "Chance":
+        """From the images of every class in the validation split."""
+        counts = class_counts.values()
+        return cls(images=sum(counts), most_common=max(counts), min_peers=min_peers)
+
+    @property
+    def error(self) -> float:
+        """Of guessing, 0-1."""
+        return 1 - self.most_common / self.images
+
+    @property
+    def learnt_below(self) -> float:
+        """Errors under this are significantly better than guessing.
+
+        p - z·√(p·(1-p) / n): the error of n guesses, each wrong with probability p, is as low by
+        luck once in a hundred tries.
+        """
+        return self.error - SIGNIFICANCE * sqrt(self.error * (1 - self.error) / self.images)
+
+    def has_diverged(self, error: float, peers: Sequence[float]) -> bool:
+        """Whether `error` is at chance though most of the others at its rung have learnt.
+
+        `peers` are the validation errors of all trials measured there so far, this one included.
+        """
+        if error < self.learnt_below or len(peers) < self.min_peers:
+            return False
+        return 2 * self.learners(peers) > len(peers)
+
+    def learners(self, peers: Sequence[float]) -> int:
+        """How many of the trials are significantly better than guessing."""
+        return sum(peer < self.learnt_below for peer in peers)
