@@ -12,6 +12,7 @@ from trainables.finetune import Backbone, Finetuning
 from trainables.images.store import ImageStore
 from trainables.images.tasks import TaskSource
 from trainables.measurement import Measurement, Outcome
+from trainables.precision import Precision
 from trainables.rungs import rung_levels
 from trainables.sources import BackboneSource
 
@@ -52,6 +53,7 @@ def make_trial(
     levels: tuple[float, ...] = LEVELS,
     seed: int = 7,
     resume_from: str | None = None,
+    precision: Precision | None = None,
 ) -> Finetuning:
     """The recipe on `store`, set up and not yet trained."""
     return Finetuning(
@@ -63,6 +65,7 @@ def make_trial(
         mirror=False,
         device=torch.device("cpu"),
         resume_from=resume_from,
+        precision=precision,
     )
 
 

@@ -38,6 +38,33 @@ def test_the_last_batch_counts_as_much_as_its_images() -> None:
     assert error == 3 / count
 
 
+class Gluttonous(nn.Module):
+    """Runs out of memory on more images than it can take."""
+
+    def __init__(self, *, at_most: int) -> None:
+        super().__init__()
+        self.at_most = at_most
+        self.sizes: list[int] = []
+        """Of every batch it was given."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.sizes.append(len(images))
+        if len(images) > self.at_most:
+            raise torch.OutOfMemoryError(f"{len(images)} images are too many.")
+        return Fixed()(images)
+
+
+def test_batches_that_do_not_fit_are_halved_until_they_do() -> None:
+    count = EVALUATION_BATCH + 10
+    split = split_of([[1, 0, 0]] * count, [0] * EVALUATION_BATCH + [1] * 10)
+    whole = evaluate(Fixed(), split, Tensor.float)
+    poor = Gluttonous(at_most=100)
+    assert evaluate(poor, split, Tensor.float) == pytest.approx(whole)
+    assert poor.sizes == [256, 128, 64, 64, 64, 64, 10]
+    with pytest.raises(torch.OutOfMemoryError, match="1 images are too many"):
+        evaluate(Gluttonous(at_most=0), split, Tensor.float)
+
+
 def test_images_in_a_copy_on_write_file_are_read_and_left_alone(tmp_path: Path) -> None:
     np.save(tmp_path / "images.npy", np.full((5, 3, 4, 4), 7, dtype=np.uint8))
     mapped = torch.from_numpy(np.load(tmp_path / "images.npy", mmap_mode="c"))

@@ -10,8 +10,10 @@ import safetensors.torch
 import torch
 from recipes import LEVELS, SMALL, make_recipe, make_trial, run, rung_uri
 
+from search_spaces.recipe import Optimizer, Schedule
 from trainables.checkpoints import load_checkpoint
 from trainables.errors import InfeasibleError
+from trainables.finetune import Finetuning
 from trainables.images.store import ImageStore, Split
 from trainables.measurement import Measurement, Outcome
 from trainables.methods.filter_pruning import CALIBRATION_IMAGES
@@ -85,6 +87,70 @@ def test_a_trial_resumed_from_any_rung_ends_as_if_it_had_never_stopped(
                 "average.safetensors",
                 "optimizer.safetensors",
             }
+
+
+FREE = {"optimizer": Optimizer.SCHEDULE_FREE_ADAMW, "schedule": Schedule.CONSTANT}
+CHOICES = [
+    {"optimizer": optimizer, "schedule": schedule}
+    for optimizer in (Optimizer.SGD, Optimizer.ADAMW)
+    for schedule in Schedule
+] + [FREE]
+MIXED = {"clip_norm": 0.5, "mixup": 0.2, "cutmix": 1.0, "class_weighting": 0.5}
+
+
+@pytest.mark.parametrize("choice", CHOICES, ids=lambda choice: "-".join(choice.values()))
+@pytest.mark.parametrize(
+    "changes",
+    [
+        EVERYTHING_RANDOM | MIXED,
+        {"trainable_depth": 0.0, "class_weighting": 1.0, "clip_norm": 0.1, "batch_size": 32},
+    ],
+    ids=["images", "features"],
+)
+def test_every_optimiser_and_schedule_resumes_bit_for_bit(
+    digits: ImageStore, tmp_path: Path, choice: dict[str, Any], changes: dict[str, Any]
+) -> None:
+    levels = (5e8, 7e8, 9e8)
+    recipe = make_recipe(**choice, **changes, target_flops=levels[-1])
+
+    def trial(resume_from: str | None = None) -> Finetuning:
+        return make_trial(digits, recipe, source=DROPS, levels=levels, resume_from=resume_from)
+
+    whole = run(trial(), tmp_path / "whole")
+    assert len(whole) >= 2
+    for measured in whole[:-1]:
+        rest = run(trial(rung_uri(tmp_path / "whole", measured.rung)), tmp_path / "rest")
+        assert timeless(rest[-1]) == timeless(whole[-1])
+        assert weights(tmp_path / "rest", whole[-1].rung) == weights(
+            tmp_path / "whole", whole[-1].rung
+        )
+
+
+@pytest.mark.parametrize("mixing", [{"mixup": 0.2}, {"cutmix": 1.0}])
+def test_a_head_trained_on_mixed_images_is_trained_on_images(
+    digits: ImageStore, mixing: dict[str, float]
+) -> None:
+    recipe = make_recipe(trainable_depth=0.0, **mixing)
+    trial = make_trial(digits, recipe)
+    (*_, last) = run(trial)
+    passes = last.train_flops / last.inference_flops
+    assert last.images_seen <= passes < last.images_seen + recipe.batch_size, "the trunk's, each"
+
+
+def test_mixed_labels_and_weighted_classes_train_on_a_task_that_lacks_a_class(
+    digits: ImageStore,
+) -> None:
+    train = digits.splits["train"]
+    kept = train.labels != 2
+    skewed = replace(
+        digits,
+        splits=digits.splits
+        | {"train": Split(images=train.images[kept], labels=train.labels[kept])},
+    )
+    (measured,) = run(
+        make_trial(skewed, make_recipe(**MIXED | {"class_weighting": 1.0}), levels=(7e8,))
+    )
+    assert math.isfinite(measured.val_loss)
 
 
 def test_a_trial_resumed_twice_is_billed_for_what_each_attempt_executes(
@@ -245,7 +311,7 @@ def test_an_image_that_shrinks_to_nothing_is_infeasible(digits: ImageStore) -> N
 def test_a_batch_of_one_is_infeasible_where_a_batch_norm_is_trained(digits: ImageStore) -> None:
     with pytest.raises(InfeasibleError, match="batch_size=1 leaves the batch norm conv1.1 "):
         make_trial(digits, make_recipe(batch_size=1))
-    head_only = make_trial(digits, make_recipe(batch_size=1, trainable_depth=0.0))
+    head_only = make_trial(digits, make_recipe(batch_size=1, trainable_depth=0.0, augmentation=0.1))
     head_only.advance()
     assert head_only.measurement is not None
 
