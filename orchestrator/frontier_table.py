@@ -10,9 +10,11 @@ from rich.text import Text
 
 from analysis import units
 from analysis.frontier import Frontier, FrontierPoint
-from search_spaces.recipe import Recipe, Setting
+from search_spaces.recipe import Optimizer, Recipe, Setting
 
 _SHARED = frozenset(field.name for field in fields(Recipe))
+_RATES = {Optimizer.SGD: "lr", Optimizer.ADAMW: "adamw", Optimizer.SCHEDULE_FREE_ADAMW: "free"}
+"""What is written before a learning rate, which says little without its optimiser."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,8 +100,9 @@ def short_recipe(recipe: Mapping[str, Setting]) -> str:
         else:
             numbers.append(f"{name.rpartition('_')[2][0]}{value:.3g}")
     own = " ".join([*numbers, "/".join(words)]).strip()
+    rate = _RATES[Optimizer(str(recipe.get("optimizer", Optimizer.SGD)))]  # older ones name none
     shared = (
-        f"lr {recipe['learning_rate']:.2g} d{recipe['trainable_depth']:.2g} "
+        f"{rate} {recipe['learning_rate']:.2g} d{recipe['trainable_depth']:.2g} "
         f"{recipe['resolution']}px b{recipe['batch_size']}"
     )
     return f"{own} · {shared}" if own else shared

@@ -123,3 +123,17 @@ def test_any_methods_settings_are_shortened() -> None:
     assert short_recipe(shared) == "lr 0.0031 d0.75 16px b16"
     settings = {"temperature": 2, "mask_decay": 1e-4, "warm": True, "cold": False, "kind": "a"}
     assert short_recipe(settings | shared).startswith("t2 d0.0001 warm/a · lr 0.0031")
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "written"),
+    [
+        ("sgd", "· lr 0.0031 "),
+        ("adamw", "· adamw 0.0031 "),
+        ("schedule_free_adamw", "· free 0.0031 "),
+    ],
+)
+def test_a_rate_tells_its_optimiser(optimizer: str, written: str) -> None:
+    assert written in short_recipe(LONGEST | {"optimizer": optimizer})
+    shown = lines(Frontier((point(0, recipe=LONGEST | {"optimizer": optimizer}),)), 105)
+    assert len(shown) == len(lines(Frontier((point(0),)), 105)), "and still takes one line"

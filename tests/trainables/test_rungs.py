@@ -54,6 +54,23 @@ def test_stops_by_hand() -> None:
     )
 
 
+def test_settling_is_kept_back_at_every_level_and_spent_once() -> None:
+    stops = plan_stops(
+        levels=(10, 20, 40, 80), target_flops=80, setup_flops=9, step_flops=10, settling_flops=6
+    )
+    assert stops == (
+        Stop(rung=2, steps=2, train_flops=35),
+        Stop(rung=3, steps=6, train_flops=75),
+    )
+
+
+def test_a_trial_that_needs_no_more_steps_ends_before_its_target() -> None:
+    stops = plan_stops(
+        levels=(10, 20, 40, 80), target_flops=80, setup_flops=0, step_flops=5, max_steps=6
+    )
+    assert [(stop.rung, stop.steps) for stop in stops] == [(0, 2), (1, 4), (2, 6)]
+
+
 def test_levels_closer_than_a_step_are_measured_once() -> None:
     stops = plan_stops(levels=(100, 101, 102, 250), target_flops=250, setup_flops=0, step_flops=100)
     assert [(stop.rung, stop.steps) for stop in stops] == [(0, 1), (3, 2)]
