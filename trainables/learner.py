@@ -27,6 +27,9 @@ from trainables.seeds import derive_seed
 class Learner:
     """Trains a model in place; what is measured and exported is its average.
 
+    That is the optimiser's own where it is schedule-free, else the polynomial-decay average of the
+    last steps, whatever the schedule: early rungs are measured before the rate has fallen.
+
     A step that runs out of memory is taken again with its batch in twice as many parts, and so are
     all later ones: the gradient is the same mean over the same images, mixed in the same way. Batch
     norms then see the smaller parts, and dropout draws anew for each.
