@@ -1,10 +1,11 @@
 """The config: one YAML, checked before any compute is spent."""
 
 import difflib
+import math
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import (
@@ -46,7 +47,15 @@ def _local_path(value: Any) -> Any:
     return str(path.resolve()) if path.exists() else value
 
 
+def _gpus(value: Any) -> Any:
+    """A number from 0, or `auto`."""
+    if value == "auto" or (isinstance(value, int | float) and 0 <= value < math.inf):
+        return value
+    raise ValueError("must be a number of GPUs, at least 0, or auto")
+
+
 Seconds = Annotated[PositiveFloat, BeforeValidator(_seconds)]
+Gpus = Annotated[float | Literal["auto"], BeforeValidator(_gpus)]
 LocalPath = Annotated[str, BeforeValidator(_local_path)]
 
 
@@ -172,8 +181,9 @@ class ResourcesConfig(Section):
     """What a trial takes."""
 
     cpus: PositiveInt = 1
-    gpus: float = Field(default=0.0, ge=0.0)
-    """GPUs a trial; a fraction packs several on one."""
+    gpus: Gpus = 0.0
+    """GPUs a trial; a fraction packs several on one. `auto` gives each the share of one that its
+    memory takes, as probed on one of the cluster's GPUs before the first trial."""
     concurrent: PositiveInt | None = None
     """Trials side by side; as many as the cluster holds at the start when left out. Set it for a
     cluster that grows."""

@@ -14,6 +14,7 @@ from orchestrator.resources import image_cache
 from orchestrator.tracking import Tracker
 from search_spaces.draws import check_space, draw
 from search_spaces.problem import Problem
+from search_spaces.recipe import Recipe
 from search_spaces.space import Space, load_space
 from trainables import backbones
 from trainables.compute import count_flops
@@ -105,6 +106,11 @@ class Examination:
             )
         return self._store
 
+    def recipe(self, seed: int) -> Recipe:
+        """A random recipe of the space."""
+        sampler = RandomSampler(seed=seed)
+        return draw(self.space, self._config.space.ranges, self.problem, sampler).recipe
+
     def _check_folder(self) -> str:
         root = self._folder.root
         self._folder.make()
@@ -147,8 +153,7 @@ class Examination:
         """Sets up random recipes as a trial would, up to the first training step."""
         refusals = []
         for seed in range(TRIED_RECIPES):
-            sampler = RandomSampler(seed=seed)
-            recipe = draw(self.space, self._config.space.ranges, self.problem, sampler).recipe
+            recipe = self.recipe(seed)
             load_method(recipe.method).check(recipe.settings)
             try:
                 Finetuning(

@@ -70,12 +70,16 @@ def concurrent_trials(resources: ResourcesConfig) -> int:
     if resources.concurrent is not None:
         return resources.concurrent
     held = ray.cluster_resources()
+    # With `auto` every trial has a share of its own: CPUs bound their number, Tune does the rest.
+    needed = 1.0 if resources.gpus == "auto" else resources.gpus
     fits = int(held.get("CPU", 0)) // resources.cpus
-    if resources.gpus:
+    if held.get("GPU", 0) < needed:
+        fits = 0
+    elif resources.gpus != "auto" and resources.gpus:
         fits = min(fits, int(held.get("GPU", 0) / resources.gpus))
     if fits < 1:
         raise InputError(
-            f"A trial takes {resources.cpus} CPUs and {resources.gpus:g} GPUs and the cluster has "
+            f"A trial takes {resources.cpus} CPUs and {needed:g} GPUs and the cluster has "
             f"{held.get('CPU', 0):g} and {held.get('GPU', 0):g}; lower resources.cpus or "
             "resources.gpus, or set resources.concurrent for a cluster that grows."
         )

@@ -24,6 +24,7 @@ from orchestrator.config import SweepConfig, read_config, to_yaml
 from orchestrator.doctor import Examination, tracker_for
 from orchestrator.driver import Budget, Driver
 from orchestrator.folder import SweepFolder
+from orchestrator.gpu_shares import gpu_shares
 from orchestrator.halving import Halving
 from orchestrator.journal import Journal
 from orchestrator.ledger import Ledger
@@ -33,7 +34,8 @@ from orchestrator.retention import CheckpointKeeper
 from orchestrator.searcher import FrontierSampler
 from orchestrator.tables import TableWriter
 from orchestrator.tracking import Snapshot, Tracker
-from orchestrator.tune_adapters import DriverCallback, DriverScheduler, DriverSearcher
+from orchestrator.tune_adapters import DriverCallback, DriverScheduler, DriverSearcher, sized
+from search_spaces.recipe import Recipe
 from trainables.checkpoints import checkpoint_folder
 from trainables.errors import InputError
 from trainables.export import export_model
@@ -124,6 +126,7 @@ class Sweep:
             max_failures=config.resources.max_failures,
         )
         setting = self._setting()
+        gpus = gpu_shares(config.resources, examination)
         tracker = tracker_for(config, folder)
         tracker.start(lambda: self._snapshot(ledger))
         tables = TableWriter(ledger, storage)
@@ -137,7 +140,7 @@ class Sweep:
         )
         try:
             with progress:
-                self._tune(driver, setting, on_step=progress.update)
+                self._tune(driver, setting, gpus=gpus, on_step=progress.update)
             if driver.hopeless:
                 *_, last = (trial.reason for trial in ledger.trials() if trial.reason)
                 raise InputError(
@@ -195,7 +198,14 @@ class Sweep:
             threads=self._config.resources.cpus,
         )
 
-    def _tune(self, driver: Driver, setting: TrialSetting, on_step: Callable[[], None]) -> None:
+    def _tune(
+        self,
+        driver: Driver,
+        setting: TrialSetting,
+        *,
+        gpus: Callable[[Recipe], float],
+        on_step: Callable[[], None],
+    ) -> None:
         """Has Tune run trials until the driver has no more."""
         resources = self._config.resources
         concurrent = concurrent_trials(resources)
@@ -217,9 +227,9 @@ class Sweep:
             _interrupt_between_steps(on_step) as step,
         ):
             tuner = tune.Tuner(
-                tune.with_resources(TransferTrial, {"CPU": resources.cpus, "GPU": resources.gpus}),
+                sized(TransferTrial, cpus=resources.cpus),
                 tune_config=tune.TuneConfig(
-                    search_alg=DriverSearcher(driver, setting.to_dict()),
+                    search_alg=DriverSearcher(driver, setting.to_dict(), gpus=gpus),
                     scheduler=DriverScheduler(driver),
                     num_samples=-1,
                     max_concurrent_trials=concurrent,
@@ -252,7 +262,7 @@ class Sweep:
         else:
             resources = self._config.resources
             remote = ray.remote(measure_test_error).options(
-                num_cpus=resources.cpus, num_gpus=resources.gpus
+                num_cpus=resources.cpus, num_gpus=1 if resources.gpus == "auto" else resources.gpus
             )
             errors = ray.get([remote.remote(setting.to_dict(), uri) for uri in uris])
         for point, error in zip(untested, errors, strict=True):

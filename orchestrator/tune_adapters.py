@@ -6,13 +6,28 @@ from typing import Any, Self
 
 from ray import cloudpickle, tune
 from ray.exceptions import RayActorError, RayTaskError
+from ray.tune import PlacementGroupFactory
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from orchestrator.driver import Driver, Idle
 from orchestrator.halving import Decision
+from search_spaces.recipe import Recipe
 from trainables.trial import Report
+
+
+def sized(trainable: type[tune.Trainable], *, cpus: int) -> type[tune.Trainable]:
+    """The trainable, taking so many CPUs and, of the GPUs, what its trial's config says.
+
+    Tune keeps a finished trial's actor for the next one that takes as much.
+    """
+
+    def request(config: Mapping[str, Any]) -> PlacementGroupFactory:
+        return PlacementGroupFactory([{"CPU": cpus, "GPU": config["gpus"]}])
+
+    wrapped: type[tune.Trainable] = tune.with_resources(trainable, request)
+    return wrapped
 
 
 class _Unsaved:
@@ -28,10 +43,14 @@ class _Unsaved:
 class DriverSearcher(_Unsaved, Searcher):
     """Gives Tune the driver's next trial."""
 
-    def __init__(self, driver: Driver, setting: Mapping[str, Any]) -> None:
+    def __init__(
+        self, driver: Driver, setting: Mapping[str, Any], *, gpus: Callable[[Recipe], float]
+    ) -> None:
+        """`gpus` says what a trial takes of them."""
         super().__init__()
         self._driver = driver
         self._setting = setting
+        self._gpus = gpus
 
     def suggest(  # type: ignore[override]  # ray's annotation forgets Searcher.FINISHED
         self, trial_id: str
@@ -48,6 +67,7 @@ class DriverSearcher(_Unsaved, Searcher):
             "recipe": trial.recipe.to_dict(),
             "seed": trial.seed,
             "setting": self._setting,
+            "gpus": self._gpus(trial.recipe),
         }
 
     def on_trial_complete(

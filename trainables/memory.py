@@ -1,9 +1,9 @@
 """Peak memory: what a recipe needs at once, and the share of a GPU that gives it that much.
 
-Memory is linear in the batch, fixed + per image, so two short probes tell it for every batch. On
-a GPU they are real steps (`measure_memory`), for libraries there use workspaces that no count
-knows. Elsewhere, and before any device is held, they are traced on the meta device
-(`trace_memory`), where tensors have shapes but no values, in the way that FLOPs are counted.
+Memory is linear in the batch, fixed + per image, so two batches tell it for every other. It is
+traced on the meta device, where tensors have shapes but no values, in the way that FLOPs are
+counted. What no trace knows, number formats and the workspaces of a GPU's libraries, is measured
+once by real steps (`memory_probe`), which `calibrated` carries over to other recipes.
 """
 
 import math
@@ -21,11 +21,12 @@ from torch.utils._pytree import tree_leaves
 from trainables.compute import float_dtype, meta_copy, output_tensors
 from trainables.errors import InputError
 
-PROBED_BATCHES = (2, 6)
-"""Images in the two probes: a norm needs two, and linear is linear from there on."""
+TRACED_BATCHES = (2, 6)
+"""Images in the two traces: a norm needs two, and linear is linear from there on."""
 CUDA_CONTEXT_BYTES = 600 << 20
 """What a process holds on a GPU beside its tensors: driver context, kernels, library handles."""
-_RAY_UNITS = 10_000  # Ray divides a GPU into so many
+MOST_TRIALS = 64
+"""On a GPU; Ray counts in ten-thousandths of one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +42,16 @@ class PeakMemory:
         """Bytes with a batch of `images`."""
         return math.ceil(self.fixed_bytes + self.image_bytes * images)
 
+    def calibrated(self, *, traced: "PeakMemory", measured: "PeakMemory") -> "PeakMemory":
+        """This traced peak as it will be measured, going by a model whose peak is known both ways.
+
+        The fixed part and that of an image are scaled each by its own ratio.
+        """
+        return PeakMemory(
+            fixed_bytes=self.fixed_bytes * measured.fixed_bytes / traced.fixed_bytes,
+            image_bytes=self.image_bytes * measured.image_bytes / traced.image_bytes,
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrialMemory:
@@ -54,6 +65,15 @@ class TrialMemory:
     def peak_bytes(self, *, batch_size: int, evaluation_batch: int) -> int:
         """Bytes that the trial needs at once, at most."""
         return max(self.training.at(batch_size), self.evaluation.at(evaluation_batch))
+
+    def calibrated(self, *, traced: "TrialMemory", measured: "TrialMemory") -> "TrialMemory":
+        """`PeakMemory.calibrated` for both kinds of work."""
+        return TrialMemory(
+            training=self.training.calibrated(traced=traced.training, measured=measured.training),
+            evaluation=self.evaluation.calibrated(
+                traced=traced.evaluation, measured=measured.evaluation
+            ),
+        )
 
 
 def trace_memory(
@@ -89,30 +109,11 @@ def trace_memory(
         ) from error
 
 
-def measure_memory(step: Callable[[int], object], *, device: torch.device) -> PeakMemory:
-    """The peak of `step(images)` on a GPU, from one run at each of two small batches.
-
-    `step` must do what a training step does, with everything that a trial keeps already there.
-    """
-    if device.type != "cuda":
-        raise InputError(
-            f"Peak memory is measured on a GPU alone, not on {device}; trace_memory counts it."
-        )
-
-    def peak(images: int) -> int:
-        step(images)  # the first run of a shape tries algorithms and makes the optimiser's state
-        torch.cuda.synchronize(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        step(images)
-        torch.cuda.synchronize(device)
-        return torch.cuda.max_memory_allocated(device)
-
-    return fit_peak(peak)
-
-
-def fit_peak(peak_bytes: Callable[[int], int]) -> PeakMemory:
-    """The straight line through `peak_bytes` of the two `PROBED_BATCHES`."""
-    small, large = PROBED_BATCHES
+def fit_peak(
+    peak_bytes: Callable[[int], int], *, batches: tuple[int, int] = TRACED_BATCHES
+) -> PeakMemory:
+    """The straight line through `peak_bytes` of the two `batches`."""
+    small, large = batches
     low, high = peak_bytes(small), peak_bytes(large)
     slope = (high - low) / (large - small)
     return PeakMemory(fixed_bytes=low - slope * small, image_bytes=slope)
@@ -122,8 +123,9 @@ def gpu_share(peak_bytes: int, *, device_bytes: int, margin: float = 0.1) -> flo
     """The share of a GPU for a trial that needs `peak_bytes`: 1/n where n of them fit, else 1.
 
     Each also needs its process's own `CUDA_CONTEXT_BYTES`; a `margin` of the GPU's `device_bytes`
-    stays free for the allocator's gaps. Rounded down to what Ray can count, so that n still fit.
-    A trial that does not fit alone gets a whole GPU, where its micro-batch is halved.
+    stays free for the allocator's gaps. n is a power of two, up to `MOST_TRIALS`, so that shares of
+    any kind fill a GPU without a rest, and there are few of them: an actor is only kept for a trial
+    with the same one. A trial that does not fit alone gets a whole GPU.
     """
     if peak_bytes < 0 or device_bytes <= 0:
         raise InputError(
@@ -133,7 +135,8 @@ def gpu_share(peak_bytes: int, *, device_bytes: int, margin: float = 0.1) -> flo
     if not 0 <= margin < 1:
         raise InputError(f"margin={margin} must lie in [0, 1); 0 leaves nothing free.")
     fits = int(device_bytes * (1 - margin) / (peak_bytes + CUDA_CONTEXT_BYTES))
-    return (_RAY_UNITS // min(max(1, fits), _RAY_UNITS)) / _RAY_UNITS
+    trials = min(max(1, fits), MOST_TRIALS)
+    return float(0.5 ** (trials.bit_length() - 1))
 
 
 class _LiveBytes(TorchDispatchMode):

@@ -4,7 +4,7 @@ import importlib
 import sys
 from pathlib import Path
 
-NOT_BENCHMARKS = ("__main__", "publish")
+NOT_BENCHMARKS = ("__main__", "publish", "trials")
 
 
 def main(names: list[str]) -> None:

@@ -72,7 +72,8 @@ def test_a_small_config_is_enough(config: Path) -> None:
         ("rungs.max_flops=1e8", ("rungs has max_flops=1e+08 below min_flops=1e+09",)),
         ("rungs.max_flops=.nan", ("rungs.max_flops=nan", "finite")),
         ("search.reduction_factor=1", ("search.reduction_factor=1", "greater than 1")),
-        ("resources.gpus=-0.5", ("resources.gpus=-0.5", "greater than or equal to 0")),
+        ("resources.gpus=-0.5", ("resources.gpus=-0.5", "at least 0, or auto")),
+        ("resources.gpus=all", ("resources.gpus='all'", "a number of GPUs")),
         ("resources.cpus=many", ("resources.cpus='many'", "valid integer")),
     ],
 )

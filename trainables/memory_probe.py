@@ -1,0 +1,141 @@
+"""The memory of a sweep's recipes, from a few short trials on the device that will run them."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from search_spaces.recipe import Recipe
+from trainables import backbones
+from trainables.compute import count_flops
+from trainables.errors import InputError
+from trainables.evaluation import EVALUATION_BATCH
+from trainables.finetune import Backbone, Finetuning
+from trainables.images.store import ImageStore, Split
+from trainables.memory import TrialMemory, fit_peak, trace_memory
+from trainables.optimizers import freeze_below, train_mode
+from trainables.sources import BackboneSource
+
+TRAINING_BATCHES = (8, 24)
+"""Images a step of the trials that probe training, with next to nothing to validate on."""
+EVALUATION_IMAGES = (EVALUATION_BATCH // 4, EVALUATION_BATCH)
+"""Validation images of those that probe evaluation, with the smallest of steps."""
+_SMALLEST_BATCH = 2
+
+
+def dense(recipe: Recipe, *, resolution: int) -> Recipe:
+    """The recipe of its space that takes the most memory, but for its batch.
+
+    Nothing pruned, all layers trained, images at `resolution`. That a recipe's pruning would save
+    memory is left out: to know how much, it would have to be pruned.
+    """
+    settings = dict(recipe.settings)
+    if "pruning_ratio" in settings:
+        settings["pruning_ratio"] = 0.0
+    return replace(
+        recipe, settings=settings, trainable_depth=1.0, resolution=resolution, augmentation=1.0
+    )
+
+
+def probe_memory(
+    recipe: Recipe, *, source: BackboneSource, classes: int, device: torch.device
+) -> TrialMemory:
+    """What trials of `recipe` need on `device`, measured by four of them that take two steps each.
+
+    Raises `InputError` where the device keeps no account of its memory.
+    """
+
+    def peak(batch_size: int, validation_images: int) -> int:
+        trial = probe_trial(
+            recipe,
+            source=source,
+            classes=classes,
+            batch_size=batch_size,
+            validation_images=validation_images,
+            device=device,
+        )
+        trial.advance()
+        measured = trial.measurement
+        if measured is None or measured.peak_memory_bytes is None:
+            raise InputError(
+                f"The peak memory of a trial cannot be measured on {device}, but resources.gpus="
+                "auto goes by it; give resources.gpus a number."
+            )
+        return measured.peak_memory_bytes
+
+    return TrialMemory(
+        training=fit_peak(lambda images: peak(images, 1), batches=TRAINING_BATCHES),
+        evaluation=fit_peak(
+            lambda images: peak(_SMALLEST_BATCH, images), batches=EVALUATION_IMAGES
+        ),
+    )
+
+
+def probe_trial(
+    recipe: Recipe,
+    *,
+    source: BackboneSource,
+    classes: int,
+    batch_size: int,
+    validation_images: int,
+    device: torch.device,
+) -> Finetuning:
+    """A trial of `recipe` with another batch size, on blank images, that is over after two steps.
+
+    Two, because the optimiser's state is there from the first on only.
+    """
+    side = recipe.resolution
+
+    def blank(images: int) -> Split:
+        return Split(
+            images=torch.zeros(images, 3, side, side, dtype=torch.uint8),
+            labels=torch.arange(images) % classes,
+        )
+
+    model = backbones.build(source, num_classes=classes)
+    flops = 2 * batch_size * count_flops(model, resolution=side).train_flops * (1 + 1e-9)
+    return Finetuning(
+        recipe=replace(recipe, batch_size=batch_size, target_flops=flops),
+        seed=0,
+        backbone=Backbone(source=source, weights=None),
+        store=ImageStore(
+            class_names=tuple(map(str, range(classes))),
+            resolution=side,
+            splits={"train": blank(batch_size), "validation": blank(validation_images)},
+            folder=Path("blank"),
+        ),
+        levels=(flops,),
+        mirror=True,
+        device=device,
+    )
+
+
+class RecipeMemory:
+    """Predicts what recipes on one backbone need, from what its dense recipe was measured to."""
+
+    def __init__(
+        self, recipe: Recipe, *, measured: TrialMemory, source: BackboneSource, classes: int
+    ) -> None:
+        """`measured` is the memory of `recipe`."""
+        self._source = source
+        self._classes = classes
+        self._traced: dict[tuple[int, float], TrialMemory] = {}
+        self._reference = self._trace(recipe)
+        self._measured = measured
+
+    def peak_bytes(self, recipe: Recipe) -> int:
+        """Bytes that a trial of `recipe` needs at once, at most; an upper bound where it prunes.
+
+        Raises `InputError` where the backbone cannot be traced at the recipe's resolution.
+        """
+        memory = self._trace(recipe).calibrated(traced=self._reference, measured=self._measured)
+        return memory.peak_bytes(batch_size=recipe.batch_size, evaluation_batch=EVALUATION_BATCH)
+
+    def _trace(self, recipe: Recipe) -> TrialMemory:
+        key = recipe.resolution, recipe.trainable_depth
+        if key not in self._traced:
+            model = backbones.build(self._source, num_classes=self._classes)
+            freeze_below(model, trainable_depth=recipe.trainable_depth)
+            train_mode(model)
+            self._traced[key] = trace_memory(model, resolution=recipe.resolution)
+        return self._traced[key]
