@@ -3,7 +3,7 @@
 A trial's own batches are timed at full speed, gathered from the store, augmented and normalised,
 and beside them, turn by turn, whole training steps. The share of a step that the network waits is
 the ratio of the two. On a CPU that is exact: the input is prepared on the cores that train, in
-between steps. On a GPU it is an upper bound, for what the host does there overlaps with the network.
+between steps. On a GPU it is an upper bound: what the host does there overlaps with the network.
 """
 
 import os
@@ -61,7 +61,7 @@ def share_of_step(
         store=store,
         batch_size=batch_size,
         device=device,
-        levels=tuple(flops * turn for turn in range(1, 100)),
+        levels=tuple(flops * turn for turn in range(1, 1000)),
     )
     alone, shares = [], []
     for _ in range(1 + ROUNDS):

@@ -3,8 +3,10 @@
 import errno
 import hashlib
 import json
+import mmap
 import os
 import shutil
+import sys
 import tempfile
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -31,6 +33,8 @@ _FORMAT = 1  # raise it when the files, the decoding or the cuts change
 _INDEX = "store.json"
 _CHUNK = 32  # images a job: small ones take less time to decode than a job to hand over
 _MAX_THREADS = 16
+# Python 3.11's `mmap` lacks the name; other systems reserve nothing anyway.
+_MAP_NORESERVE = 0x4000 if sys.platform == "linux" else 0
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -97,16 +101,35 @@ def _read_store(folder: Path) -> ImageStore:
     index = json.loads((folder / _INDEX).read_text(encoding="utf-8"))
     splits = {}
     for name in index["splits"]:
-        # Copy on write: PyTorch warns of read-only arrays, and no reader may change the file.
-        images = np.load(folder / f"{name}.npy", mmap_mode="c")
         labels = np.load(folder / f"{name}.labels.npy")
-        splits[name] = Split(images=torch.from_numpy(images), labels=torch.from_numpy(labels))
+        splits[name] = Split(
+            images=_mapped(folder / f"{name}.npy"), labels=torch.from_numpy(labels)
+        )
     return ImageStore(
         class_names=tuple(index["class_names"]),
         resolution=index["resolution"],
         splits=splits,
         folder=folder,
     )
+
+
+def _mapped(path: Path) -> Tensor:
+    """The array in the file, of which only what is read takes memory, once for all processes.
+
+    Copy on write: PyTorch warns of read-only arrays, and no reader may change the file. NumPy's own
+    map of that kind reserves memory for every page, and fails for files larger than the machine's.
+    """
+    with path.open("rb") as file:
+        np.lib.format.read_magic(file)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        start = file.tell()
+        pages = mmap.mmap(
+            file.fileno(),
+            0,
+            flags=mmap.MAP_PRIVATE | _MAP_NORESERVE,
+            prot=mmap.PROT_READ | mmap.PROT_WRITE,
+        )
+    return torch.from_numpy(np.frombuffer(pages, dtype=dtype, offset=start).reshape(shape))
 
 
 def _write_store(folder: Path, source: TaskSource, origin: Origin, *, resolution: int) -> None:
