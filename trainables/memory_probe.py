@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from search_spaces.recipe import Recipe
+from search_spaces.recipe import Optimizer, Recipe
 from trainables import backbones
 from trainables.compute import count_flops
 from trainables.errors import InputError
@@ -26,14 +26,20 @@ _SMALLEST_BATCH = 2
 def dense(recipe: Recipe, *, resolution: int) -> Recipe:
     """The recipe of its space that takes the most memory, but for its batch.
 
-    Nothing pruned, all layers trained, images at `resolution`. That a recipe's pruning would save
-    memory is left out: to know how much, it would have to be pruned.
+    Nothing pruned, all layers trained by an optimiser that keeps two values a weight, images at
+    `resolution`. What pruning saves is left out: to know it, the recipe would have to be pruned.
     """
     settings = dict(recipe.settings)
     if "pruning_ratio" in settings:
         settings["pruning_ratio"] = 0.0
+    light = recipe.optimizer is Optimizer.SGD
     return replace(
-        recipe, settings=settings, trainable_depth=1.0, resolution=resolution, augmentation=1.0
+        recipe,
+        settings=settings,
+        trainable_depth=1.0,
+        resolution=resolution,
+        augmentation=1.0,
+        optimizer=Optimizer.ADAMW if light else recipe.optimizer,
     )
 
 

@@ -9,7 +9,7 @@ import torch
 from recipes import SMALL, make_recipe
 from torch.profiler import ProfilerActivity, profile
 
-from search_spaces.recipe import Recipe
+from search_spaces.recipe import Optimizer, Recipe
 from trainables.errors import InputError
 from trainables.evaluation import EVALUATION_BATCH
 from trainables.memory import PeakMemory, TrialMemory, fit_peak
@@ -88,6 +88,7 @@ def test_the_dense_recipe_is_the_largest_but_for_its_batch() -> None:
     recipe = make_recipe(pruning_ratio=0.75, trainable_depth=0.25, resolution=16, batch_size=4)
     largest = dense(recipe, resolution=48)
     assert largest.settings["pruning_ratio"] == 0
+    assert largest.optimizer is Optimizer.ADAMW
     assert (largest.trainable_depth, largest.resolution, largest.batch_size) == (1, 48, 4)
     other = replace(recipe, settings={"rank": 4})
     assert dense(other, resolution=48).settings == {"rank": 4}
