@@ -56,7 +56,7 @@ def count_flops(model: nn.Module, *, resolution: int, channels: int = 3) -> Step
             f"resolution={resolution} and channels={channels} must both be at least 1; "
             "give the size of the images the model will see."
         )
-    key = _structure(model, resolution=resolution, channels=channels)
+    key = structure_key(model, resolution=resolution, channels=channels)
     if key in _counted:
         _counted.move_to_end(key)
         return _counted[key]
@@ -104,6 +104,21 @@ def meta_copy(model: nn.Module) -> nn.Module:
                 else empty
             )
         return copy.deepcopy(model, memo)
+
+
+def structure_key(model: nn.Module, *, resolution: int, channels: int) -> Hashable:
+    """What a trace depends on: equal keys, equal FLOPs and equal channel groups.
+
+    Shapes alone would confuse models that differ in their strides.
+    """
+    modules = tuple(
+        (name, type(module), _plain_attributes(module)) for name, module in model.named_modules()
+    )
+    tensors = tuple(
+        (name, tuple(tensor.shape), tensor.dtype, tensor.requires_grad)
+        for name, tensor in itertools.chain(model.named_parameters(), model.named_buffers())
+    )
+    return modules, tensors, resolution, channels
 
 
 def float_dtype(model: nn.Module) -> torch.dtype:
@@ -174,18 +189,6 @@ def _is_norm(module: nn.Module) -> bool:
         module,
         nn.modules.batchnorm._NormBase,  # batch, instance and synchronised norms
     )
-
-
-def _structure(model: nn.Module, *, resolution: int, channels: int) -> Hashable:
-    """What FLOPs depend on. Shapes alone would confuse models that differ in their strides."""
-    modules = tuple(
-        (name, type(module), _plain_attributes(module)) for name, module in model.named_modules()
-    )
-    tensors = tuple(
-        (name, tuple(tensor.shape), tensor.dtype, tensor.requires_grad)
-        for name, tensor in itertools.chain(model.named_parameters(), model.named_buffers())
-    )
-    return modules, tensors, resolution, channels
 
 
 def _plain_attributes(module: nn.Module) -> tuple[str, ...]:

@@ -8,11 +8,18 @@ from torch.nn import functional as F
 class Chain(nn.Module):
     """Two convolutions and a classifier, with `between` the convolutions."""
 
-    def __init__(self, between: nn.Module, *, width: int = 8, groups: int = 1) -> None:
+    def __init__(
+        self,
+        between: nn.Module,
+        *,
+        width: int = 8,
+        between_width: int | None = None,
+        groups: int = 1,
+    ) -> None:
         super().__init__()
         self.first = nn.Conv2d(3, width, 3, padding=1)
         self.between = between
-        self.second = nn.Conv2d(width, 12, 3, padding=1, groups=groups)
+        self.second = nn.Conv2d(between_width or width, 12, 3, padding=1, groups=groups)
         self.head = nn.Linear(12, 5)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -20,11 +27,38 @@ class Chain(nn.Module):
         return self.head(maps.mean((2, 3)))
 
 
-class ChannelShuffle(nn.Module):
-    """Moves channels in a way whose shapes never fail: an operation unknown to the engine."""
+class Flipped(nn.Module):
+    """Moves channels in a way whose shapes never fail."""
 
     def forward(self, maps: Tensor) -> Tensor:
         return maps.flip(1)
+
+
+class Shuffled(nn.Module):
+    """A channel shuffle by views, as ShuffleNet writes it."""
+
+    def __init__(self, groups: int) -> None:
+        super().__init__()
+        self.groups = groups
+
+    def forward(self, maps: Tensor) -> Tensor:
+        batch, channels, height, width = maps.shape
+        blocks = maps.view(batch, self.groups, channels // self.groups, height, width)
+        return blocks.transpose(1, 2).reshape(batch, channels, height, width)
+
+
+class Sorted(nn.Module):
+    """Moves channels as their values say."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return maps.sort(1).values
+
+
+class CountsChannels(nn.Module):
+    """Computes with the number of its channels, which no trace of tensors shows."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return maps * maps.shape[1]
 
 
 class Squeeze(nn.Module):

@@ -8,16 +8,15 @@ import pytest
 import timm
 import torch
 from cifar_resnet import CifarResNet
-from pruning_nets import Chain, ChannelShuffle, Squeeze
-from torch import Tensor, nn
-from torch.nn import functional as F
+from pruning_nets import Chain, CountsChannels, Flipped, Shuffled, Sorted, Squeeze
+from torch import nn
 
 from trainables.compute import count_flops, meta_copy
 from trainables.errors import InfeasibleError, InputError
 from trainables.pruning import PrunedStructure, PruningPlan, WidthRule, prune, rebuild, surgery
 from trainables.pruning.engine import find_groups
 from trainables.pruning.groups import ChannelGraph
-from trainables.pruning.pruner import planned_cuts
+from trainables.pruning.pruner import planned_structure
 
 
 @functools.cache
@@ -71,8 +70,8 @@ def planned(name: str, **plan: object) -> nn.Module:
     model, skeleton = _dense(name), meta_copy(_dense(name))
     head = next(n for n, m in model.named_modules() if m is model.get_classifier())
     plan = {"ratio": 0.5, "width_rule": "all"} | plan
-    cuts = planned_cuts(model, graph_of(name), PruningPlan(**plan), head=[head], seed=0)
-    surgery.apply(skeleton, cuts)
+    structure = planned_structure(model, graph_of(name), PruningPlan(**plan), head=[head], seed=0)
+    surgery.apply(skeleton, structure.cuts, structure.resizes)
     return skeleton
 
 
@@ -236,34 +235,51 @@ def test_a_users_own_network_is_pruned_inside_its_blocks() -> None:
     assert model(torch.randn(2, 3, 32, 32)).shape == (2, 10)
 
 
-def test_a_stream_tied_by_padding_is_refused_by_name_and_the_model_left_whole() -> None:
+def test_a_stream_padded_with_zeros_loses_only_what_is_not_padded_and_says_so() -> None:
     model = CifarResNet(blocks=2)
-    before = copy.deepcopy(model.state_dict())
-    with pytest.raises(InfeasibleError, match=r"layer\d\.\d\.conv2"):
-        pruned(model)
-    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+    structure = pruned(model)
+    # the shortcut puts 8 zero channels on either side of 16, then 16 on either side of 32
+    assert [model.conv1.out_channels, model.layer2[1].conv2.out_channels] == [8, 24]
+    assert {skip.name: skip.channels for skip in structure.skipped} == {
+        f"layer{stage}.{block}.conv2": channels
+        for stage, channels in ((2, 16), (3, 48))
+        for block in (0, 1)
+    }
+    assert "layer2.0 (CifarBlock) joins them with channels that stay" in structure.skipped[0].reason
+    assert PrunedStructure.from_dict(structure.to_dict()) == structure
+    assert model(torch.randn(2, 3, 32, 32)).shape == (2, 10)
 
 
 @pytest.mark.parametrize(
-    ("between", "layer"),
+    "between",
+    [Flipped(), nn.ChannelShuffle(2), Shuffled(2)],
+    ids=lambda value: type(value).__name__,
+)
+def test_operations_that_move_channels_are_followed(between: nn.Module) -> None:
+    model = Chain(between)
+    pruned(model, width_rule="inner")
+    assert model.first.out_channels == 4
+    assert model.second.out_channels == 12
+
+
+@pytest.mark.parametrize(
+    ("between", "reason"),
     [
-        (ChannelShuffle(), "second"),
-        (nn.PixelShuffle(2), "second"),
-        (nn.ChannelShuffle(2), "second"),
-        (nn.LocalResponseNorm(3), "second"),
+        (nn.LocalResponseNorm(3), r"between \(LocalResponseNorm\) uses pooling along channels"),
+        (nn.PixelShuffle(2), r"second \(Conv2d\) reads channels spread over places"),
+        (Sorted(), r"between \(Sorted\) uses sort, through which channels are not followed"),
+        (CountsChannels(), r"Pruning changes what second computes"),
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_operations_that_the_graph_takes_for_elementwise_are_refused(
-    between: nn.Module, layer: str
+def test_what_cannot_be_followed_is_refused_by_name_and_the_model_left_whole(
+    between: nn.Module, reason: str
 ) -> None:
-    model = Chain(between)
-    if isinstance(between, nn.PixelShuffle):
-        model.second = nn.Conv2d(2, 12, 3, padding=1)
-    before = {name: tuple(p.shape) for name, p in model.named_parameters()}
-    with pytest.raises(InfeasibleError, match=layer):
+    model = Chain(between, between_width=2 if isinstance(between, nn.PixelShuffle) else 8)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(InfeasibleError, match=reason):
         pruned(model, width_rule="inner")
-    assert {name: tuple(p.shape) for name, p in model.named_parameters()} == before
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
 
 
 @pytest.mark.parametrize(
@@ -288,31 +304,13 @@ def test_layers_of_every_kind_are_cut(between: nn.Module, rule: WidthRule) -> No
     model(torch.randn(2, 3, 16, 16)).sum().backward()
 
 
-class Detached(nn.Module):
-    """The gradient, and with it the graph, ends before the first layer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.hidden = nn.Conv2d(3, 8, 3)
-        self.seen = nn.Conv2d(8, 8, 3)
-        self.head = nn.Linear(8, 5)
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.head(F.relu(self.seen(self.hidden(images).detach())).mean((2, 3)))
-
-
-def test_layers_outside_the_graph_are_named() -> None:
-    with pytest.raises(InfeasibleError, match=r"hidden cannot be pruned in full: 8 of its 8"):
-        prune(
-            Detached(), PruningPlan(ratio=0.5, width_rule="all"), head="head", resolution=16, seed=0
-        )
-
-
 def test_plans_without_effect_are_refused() -> None:
     with pytest.raises(InfeasibleError, match=r"round_to=64 removes no channel"):
         pruned(Chain(nn.Identity()), round_to=64)
     lonely = nn.Sequential(nn.Conv2d(3, 4, 16), nn.Flatten(), nn.Linear(4, 5))
-    with pytest.raises(InfeasibleError, match="next to no block-internal channels, 0 of its 4"):
+    with pytest.raises(
+        InfeasibleError, match="next to no channels that the width rule 'inner' may take"
+    ):
         prune(lonely, PruningPlan(ratio=0.5), head="2", resolution=16, seed=0)
 
 

@@ -74,7 +74,7 @@ def test_a_gate_neither_makes_nor_reads_the_channels_it_scales() -> None:
 def test_a_product_of_two_branches_has_two_producers() -> None:
     (both,) = [g for g in groups_of(TwoBranches(), "head").values() if len(g.producers) == 2]
     assert set(both.producers) == {"left", "right"}
-    assert not both.is_inner
+    assert both.is_inner  # there are no blocks, and the channels are not the representation
 
 
 def test_inner_channels_of_resnets_are_those_within_blocks() -> None:
@@ -116,12 +116,7 @@ class Embedded(nn.Module):
 
 def test_a_layer_that_cannot_be_cut_is_named() -> None:
     faults = {group.name: group.fault for group in groups_of(Embedded(), "head").values()}
-    assert "mixer is a MultiheadAttention, whose channels cannot be cut" in str(faults["stem"])
-    reducing = Chain(nn.Identity())
-    reducing.second = nn.Conv2d(8, 4, 3, padding=1, groups=4)
-    reducing.head = nn.Linear(4, 5)
-    fault = groups_of(reducing, "head")["first"].fault
-    assert fault == "second is a Conv2d with one filter a group that reads several channels."
+    assert "mixer (MultiheadAttention) multiplies matrices" in str(faults["stem"])
     transposed = groups_of(Chain(nn.ConvTranspose2d(8, 8, 1, groups=2)), "head")
     assert "between is a grouped transposed" in str(transposed["first"].fault)
 
@@ -135,8 +130,6 @@ class ReadsValues(nn.Module):
         return self.head(images.mean((2, 3)) / images.max().item())
 
 
-def test_a_model_that_cannot_be_traced_and_a_graph_that_takes_too_long_are_infeasible() -> None:
+def test_a_model_that_cannot_be_traced_is_infeasible() -> None:
     with pytest.raises(InfeasibleError, match=r"ReadsValues at 16 pixels cannot be traced"):
         groups_of(ReadsValues(), "head")
-    with pytest.raises(InfeasibleError, match=r"took longer than 0 s"):
-        find_groups(CifarResNet(), resolution=16, head=["linear"], seconds=0)

@@ -31,9 +31,9 @@ def group(width: int, *blocks: int) -> ChannelGroup:
         members=members,
         producers=("layer",),
         consumers=("next",),
-        joins=False,
         is_output=False,
         is_representation=False,
+        is_inner=True,
     )
 
 

@@ -97,7 +97,7 @@ def test_requires_grad_and_dtype_stay_and_bare_parameters_are_cut() -> None:
         ([cut("0", Side.OUT, 5, 0)], InputError, r"0 has 4 channels \(out\) where .* expects 5"),
         ([cut("2", Side.BOTH, 4, 0)], InfeasibleError, "2 is a ReLU"),
         ([cut("3", Side.OUT, 4, 0, 1, 2)], InfeasibleError, "2 groups.*equally many.*1 to 2"),
-        ([cut("gain", Side.BOTH, 4, 0)], InfeasibleError, r"gain is a bare parameter of shape"),
+        ([cut("gain", Side.BOTH, 4, 0)], InfeasibleError, r"gain is a bare tensor of shape"),
     ],
 )
 def test_a_cut_that_fails_leaves_the_model_whole(

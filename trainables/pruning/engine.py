@@ -1,124 +1,73 @@
-"""Finds the channel groups of a network; the only file that imports torch_pruning.
+"""Finds the channel groups of a network by following its channels through a forward pass.
 
-Torch-Pruning traces a model through autograd and links the layers whose channels depend on each
-other. Only that graph is used, and the library only ever sees a copy without values: it drops
-frozen parameters from its graph, switches gradients on, leaves the model in eval mode, and its own
-pruning rounds widths, skips groups and reorders norms without a word. Here widths, choice and cuts
-are our own. The graph may be wrong too, for an operation it does not know passes for an elementwise
-one; hence `trainables.pruning.proof`.
+Channels that meet in an elementwise operation stay or go together; those with the same layers on
+their way form a group. The pass may still miss a tie, in a value that a module computed when it was
+made for instance; hence `trainables.pruning.proof`.
+
+Which channels are internal to a block follows from the graph alone. Neither the representation nor
+a residual stream is: a stream is read by a layer from which a way leads back to it. Of the others,
+channels are internal if some way from the images to the output avoids them, as the shortcut does
+what happens in a block. Where a network has one way only they must be made by one layer and read by
+one, and so must all channels that this one reads. Where blocks have no channels of their own, as in
+RepVGG, all but the representation are internal.
 """
 
-import sys
-import time
-import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
-from types import FrameType
-from typing import Any
+from collections import OrderedDict
+from collections.abc import Collection, Hashable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
-import torch_pruning
-from torch import nn
-from torch_pruning.ops import OPTYPE
+from torch import Tensor, nn
 
-from trainables.compute import float_dtype, meta_copy
+from trainables.compute import float_dtype, meta_copy, structure_key
 from trainables.errors import InfeasibleError
 from trainables.pruning.groups import (
     ChannelGraph,
     ChannelGroup,
     Convolution,
+    DeclaredWidth,
     Member,
+    Mixing,
     Side,
     TransposedConvolution,
     is_depthwise,
 )
+from trainables.pruning.ties import along
+from trainables.pruning.tracing import Trace, trace_channels
 
-GRAPH_SECONDS = 60.0
-"""Time limit on building a graph; the median model takes well under one second."""
-
-_JOINS = {OPTYPE.CONCAT, OPTYPE.SPLIT, OPTYPE.SLICE, OPTYPE.UNBIND}
-_LAYERS = {OPTYPE.CONV, OPTYPE.LINEAR}
-_SIDED = (Convolution, TransposedConvolution, nn.Linear)
-_CHANNELWISE = (
-    nn.modules.batchnorm._NormBase,
-    nn.LayerNorm,
-    nn.GroupNorm,
-    nn.PReLU,
-)
+_CACHED_GRAPHS = 32
 
 
 def find_groups(
-    model: nn.Module,
-    *,
-    resolution: int,
-    head: Collection[str],
-    channels: int = 3,
-    seconds: float = GRAPH_SECONDS,
+    model: nn.Module, *, resolution: int, head: Collection[str], channels: int = 3
 ) -> ChannelGraph:
     """The channel groups of `model`, whose classifier's modules are named in `head`.
 
-    Channels of the input images form no group. Channels that a gated split ties to one another
-    are not told apart from free ones. Raises `InfeasibleError` where the model cannot be traced or
-    that takes longer than `seconds`; a group with a layer that cannot be cut has a `fault`.
+    Found once per process for equal structures at one resolution. Channels of the input images form
+    no group. Raises `InfeasibleError` where the model does not run on the meta device; a group
+    that cannot be cut has a `fault`.
     """
-    skeleton = _traceable_copy(model)
-    names = {id(module): name for name, module in skeleton.named_modules()}
-    names |= {id(p): name for name, p in skeleton.named_parameters()}
-    layers: dict[str, int] = {}
-    hooks = [
-        module.register_forward_hook(_note_width(layers, name))
-        for name, module in skeleton.named_modules()
-        if isinstance(module, _SIDED) and not is_depthwise(module)
-    ]
-    shape = 1, channels, resolution, resolution
-    graph = torch_pruning.DependencyGraph()
-    try:
-        with (
-            warnings.catch_warnings(),
-            torch.inference_mode(mode=False),
-            torch.enable_grad(),
-            _time_limit(seconds),
-        ):
-            warnings.simplefilter("ignore")  # its doubts are settled by the proof, not by a print
-            images = torch.empty(shape, dtype=float_dtype(model), device="meta")
-            graph.build_dependency(
-                skeleton, images, forward_fn=lambda net, batch: net(batch), verbose=False
-            )
-            found = list(graph.get_all_groups())
-    except Exception as error:  # whatever a user's forward or the library may raise
-        raise InfeasibleError(
-            f"The channels of {type(model).__name__} at {resolution} pixels cannot be traced: "
-            f"{type(error).__name__}: {error}."
-        ) from error
-    for hook in hooks:
-        hook.remove()
-    order = {name: position for position, name in enumerate(layers)}
-    groups = [_read(group, graph=graph, names=names, head=head, order=order) for group in found]
-    groups.sort(key=lambda group: order.get(group.name, len(order)))
-    return ChannelGraph(groups=tuple(groups), layers=layers)
+    key = structure_key(model, resolution=resolution, channels=channels), frozenset(head)
+    if key not in _graphs:
+        skeleton = _traceable_copy(model)
+        images = torch.empty(
+            (1, channels, resolution, resolution), dtype=float_dtype(model), device="meta"
+        )
+        try:
+            trace = trace_channels(skeleton, images)
+        except Exception as error:  # whatever a user's forward may raise
+            raise InfeasibleError(
+                f"The channels of {type(model).__name__} at {resolution} pixels cannot be traced: "
+                f"{type(error).__name__}: {error}."
+            ) from error
+        _graphs[key] = _Reader(skeleton, trace, head).graph()
+        if len(_graphs) > _CACHED_GRAPHS:
+            _graphs.popitem(last=False)
+    _graphs.move_to_end(key)
+    return _graphs[key]
 
 
-@contextmanager
-def _time_limit(seconds: float) -> Iterator[None]:
-    """Raise `TimeoutError` inside the block once it has taken `seconds` of processor time.
-
-    The library's searches never finish on some models and cannot be interrupted from outside. An
-    alarm signal works in the main thread alone; the interpreter's profile hook, which sees every
-    call, works in any. Processor time, so that a busy node makes no recipe infeasible. A profiler
-    that was running pauses meanwhile, one written in C for good.
-    """
-    deadline = time.thread_time() + seconds
-
-    def check(_frame: FrameType, _event: str, _argument: Any) -> None:
-        if time.thread_time() > deadline:
-            raise TimeoutError(f"its dependency graph took longer than {seconds:g} s")
-
-    previous = sys.getprofile()
-    sys.setprofile(check)
-    try:
-        yield
-    finally:
-        sys.setprofile(previous if callable(previous) else None)
+_graphs: OrderedDict[Hashable, ChannelGraph] = OrderedDict()
 
 
 def _traceable_copy(model: nn.Module) -> nn.Module:
@@ -128,199 +77,303 @@ def _traceable_copy(model: nn.Module) -> nn.Module:
         raise InfeasibleError(
             f"{type(model).__name__} cannot be copied for tracing: {type(error).__name__}: {error}."
         ) from error
-    for parameter in skeleton.parameters():
-        parameter.requires_grad = parameter.is_floating_point()
-    attentions: list[Any] = [m for m in skeleton.modules() if hasattr(m, "fused_attn")]
-    for attention in attentions:
-        attention.fused_attn = False  # timm: matrix products can be traced, the kernel cannot
     return skeleton.eval()
 
 
-def _note_width(layers: dict[str, int], name: str) -> Callable[[nn.Module, Any, Any], None]:
-    def note(module: nn.Module, _inputs: Any, _output: Any) -> None:
-        layers[name] = _width(module, Side.OUT)
+class _Reader:
+    """Reads the groups off a trace."""
 
-    return note
+    def __init__(self, skeleton: nn.Module, trace: Trace, head: Collection[str]) -> None:
+        self._skeleton = skeleton
+        self._trace = trace
+        self._head = head
+        self._members: list[_Roots] = []
+        self._faults: dict[int, str] = {}
+        for (name, side), labels in trace.sides.items():
+            self._read_side(name, side, trace.ties.roots(labels))
+        self._partitions = [
+            _Roots(
+                name=block.name,
+                side=Side.BOTH,
+                roots=tuple(trace.ties.roots(block.labels).tolist()),
+                blocks=block.count,
+            )
+            for block in trace.blocks
+        ]
+        self._layers = _Layers(trace, self._members)
+
+    def graph(self) -> ChannelGraph:
+        """All groups, in the order of execution."""
+        order = {name: position for position, name in enumerate(self._trace.widths)}
+        groups = [(roots, self._name(roots, order)) for roots in self._channel_sets()]
+        groups.sort(key=lambda group: order.get(group[1], len(order)))
+        where = {
+            root: (number, channel)
+            for number, (roots, _) in enumerate(groups)
+            for channel, root in enumerate(roots)
+        }
+        members = _assigned(self._members, where)
+        partitions = _assigned(self._partitions, where)
+        inner = self._inner_roots()
+        return ChannelGraph(
+            groups=tuple(
+                self._group(
+                    name,
+                    roots,
+                    members=members.get(number, []),
+                    partitions=partitions.get(number, []),
+                    inner=inner,
+                    order=order,
+                )
+                for number, (roots, name) in enumerate(groups)
+            ),
+            layers=dict(self._trace.widths),
+            declared=tuple(
+                DeclaredWidth(
+                    name=width.name,
+                    attribute=width.attribute,
+                    position=width.position,
+                    channels=self._places(width.labels, where),
+                )
+                for width in self._trace.declared
+            ),
+            mixings=tuple(
+                Mixing(name=m.name, dim=m.dim, channels=self._places(m.labels, where))
+                for m in self._trace.mixings.values()
+            ),
+        )
+
+    def _read_side(self, name: str, side: Side, roots: Tensor) -> None:
+        layer = _layer_at(self._skeleton, name)
+        if isinstance(layer, Tensor):  # of whatever shape: find its channels
+            dims = [d for d in range(roots.dim()) if self._trace.ties.varies(roots, d)]
+            if len(dims) > 1:
+                shape = tuple(layer.shape)
+                reason = f"{name}, of shape {shape}, holds channels in no one dimension."
+                self._blame(torch.unique(roots).tolist(), reason)
+            if len(dims) != 1:
+                return
+            roots = along(roots, dims[0])
+        members = tuple(roots.tolist())
+        self._members.append(_Roots(name=name, side=side, roots=members, blocks=_blocks(layer)))
+        if isinstance(layer, TransposedConvolution) and layer.groups > 1 and side is not Side.BOTH:
+            reason = f"{name} is a grouped transposed convolution, which cannot be cut."
+            self._blame(members, reason)
+
+    def _blame(self, roots: Collection[int], reason: str) -> None:
+        for root in roots:
+            self._faults.setdefault(root, reason)
+
+    def _channel_sets(self) -> list[list[int]]:
+        """The channels, as roots, that have the same layers on their way or share blocks."""
+        parts: dict[int, list[int]] = {}
+        for number, member in enumerate([*self._members, *self._partitions]):
+            for root in dict.fromkeys(member.roots):
+                parts.setdefault(root, []).append(number)
+        made = [m for m in self._members if m.side is Side.OUT]
+        sets: dict[tuple[int, ...], list[int]] = {}
+        for root in dict.fromkeys(root for member in made for root in member.roots):
+            sets.setdefault(tuple(parts[root]), []).append(root)
+        merged = {root: roots for roots in sets.values() for root in roots}
+        for member in [*self._members, *self._partitions]:
+            if member.blocks > 1:
+                self._merge(member, merged)
+        unique = {id(roots): roots for roots in merged.values()}
+        return [part for roots in unique.values() for part in self._without_faulty(roots)]
+
+    def _merge(self, member: "_Roots", merged: dict[int, list[int]]) -> None:
+        """Channels that must keep equally many are chosen together."""
+        fixed = [root for root in member.roots if root not in merged or self._fault(root)]
+        if fixed:
+            reason = self._fault(fixed[0]) or "it holds channels that stay."
+            self._blame(member.roots, f"{member.name} asks for equal blocks: {reason}")
+        sets = {id(merged[root]): merged[root] for root in member.roots if root in merged}
+        if len(sets) > 1:
+            union = [root for roots in sets.values() for root in roots]
+            for root in union:
+                merged[root] = union
+
+    def _without_faulty(self, roots: list[int]) -> list[list[int]]:
+        faulty = [root for root in roots if self._fault(root)]
+        sound = [root for root in roots if not self._fault(root)]
+        return [part for part in (sound, faulty) if part]
+
+    def _fault(self, root: int) -> str | None:
+        return self._faults.get(root) or self._trace.ties.reason(root)
+
+    def _name(self, roots: list[int], order: Mapping[str, int]) -> str:
+        makers = self._layers.makers[roots[0]] or self._layers.all_makers[roots[0]]
+        return min(makers, key=lambda name: order.get(name, len(order)))
+
+    def _group(
+        self,
+        name: str,
+        roots: list[int],
+        *,
+        members: list[Member],
+        partitions: list[Member],
+        inner: Collection[int],
+        order: Mapping[str, int],
+    ) -> ChannelGroup:
+        made = {m.name for m in members if m.side is Side.OUT}
+        read = {m.name for m in members if m.side is Side.IN}
+        producers = sorted(made - self._trace.gates, key=lambda n: order.get(n, len(order)))
+        outputs = {
+            root
+            for flow in self._trace.outputs
+            for root in torch.unique(self._trace.ties.roots(flow.labels)).tolist()
+        }
+        return ChannelGroup(
+            name=name,
+            width=len(roots),
+            members=tuple(members),
+            producers=tuple(producers),
+            consumers=tuple(n for n in order if n in read and not self._layers.only_gates(n)),
+            partitions=tuple(partitions),
+            is_output=not outputs.isdisjoint(roots) or not made.isdisjoint(self._head),
+            is_representation=not read.isdisjoint(self._head),
+            is_inner=all(root in inner for root in roots),
+            fault=self._fault(roots[0]),
+        )
+
+    def _inner_roots(self) -> set[int]:
+        layers = self._layers
+        ties = self._trace.ties
+        trunk = {
+            root
+            for labels in self._trace.trunk
+            for root in torch.unique(ties.roots(labels)).tolist()
+        }
+        private = {
+            root
+            for root in layers.makers
+            if len(layers.makers[root]) == 1 and len(layers.readers.get(root, ())) == 1
+        }
+        closed = {
+            member.name
+            for member in self._members
+            if member.side is Side.IN and private.issuperset(member.roots)
+        }
+        hidden = {
+            root for root in layers.makers if layers.readers.get(root, set()).isdisjoint(self._head)
+        }
+        internal = {
+            root
+            for root in hidden
+            if not layers.is_stream(root)
+            and (root not in trunk or (root in private and layers.readers[root] <= closed))
+        }
+        return internal or hidden
+
+    def _places(
+        self, labels: Tensor, where: Mapping[int, tuple[int, int]]
+    ) -> tuple[tuple[int, int] | None, ...]:
+        return tuple(where.get(root) for root in self._trace.ties.roots(labels).tolist())
 
 
-def _read(
-    group: Any,
-    *,
-    graph: Any,
-    names: Mapping[int, str],
-    head: Collection[str],
-    order: Mapping[str, int],
-) -> ChannelGroup:
-    root = group[0].dep.target
-    members: list[Member] = []
-    fault = None
-    made_by: dict[str, Any] = {}
-    read_by: dict[str, Any] = {}
-    for item in group:
-        node = item.dep.target
-        name = names.get(id(node.module))
-        if name is None:  # an operation, not a layer
-            continue
-        side = _side(node, item.dep.handler, graph=graph)
-        if node.type in _LAYERS:
-            (made_by if side is Side.OUT else read_by)[name] = node
-        fault = fault or _fault(item, side=side, name=name)
-        if fault is None:
-            members.append(
+@dataclass(frozen=True, kw_only=True)
+class _Roots:
+    """A side of a layer, or a partition, with the root of each of its channels."""
+
+    name: str
+    side: Side
+    roots: tuple[int, ...]
+    blocks: int
+
+
+class _Layers:
+    """Which layers make and read each channel, and how layers follow one another."""
+
+    def __init__(self, trace: Trace, members: Sequence[_Roots]) -> None:
+        self._trace = trace
+        self._followers: dict[str, set[str]] = {}
+        self._ancestors: dict[str, set[str]] = {}
+        for name in trace.widths:  # in order of execution
+            before = trace.inputs.get(name, frozenset())
+            self._ancestors[name] = set(before).union(
+                *(self._ancestors.get(layer, set()) for layer in before)
+            )
+            for layer in before:
+                self._followers.setdefault(layer, set()).add(name)
+        self._into_output = {layer for flow in trace.outputs for layer in flow.makers}
+        self._only_gates: dict[str, bool] = {}
+        for name in reversed(trace.widths):  # followers before those they follow
+            self._only_gates[name] = self._leads_to_gates(name)
+        self.all_makers = self._by_root(members, Side.OUT, leave_out=set())
+        self.makers = self._by_root(members, Side.OUT, leave_out=trace.gates)
+        gating = {name for name, only in self._only_gates.items() if only}
+        self.readers = self._by_root(members, Side.IN, leave_out=gating)
+
+    def only_gates(self, layer: str) -> bool:
+        """Whether everything computed from `layer` enters the network through gates."""
+        return self._only_gates.get(layer, False)
+
+    def is_stream(self, root: int) -> bool:
+        """Whether a layer that reads the channel leads back to one that makes it."""
+        readers = self.readers.get(root, set())
+        return any(
+            maker in readers or not readers.isdisjoint(self._ancestors.get(maker, set()))
+            for maker in self.makers[root]
+        )
+
+    def _leads_to_gates(self, name: str) -> bool:
+        followers = self._followers.get(name, set())
+        ends = name in self._trace.gates or followers
+        return (
+            bool(ends)
+            and name not in self._into_output
+            and all(self._only_gates[f] for f in followers)
+        )
+
+    @staticmethod
+    def _by_root(
+        members: Sequence[_Roots], side: Side, *, leave_out: Collection[str]
+    ) -> dict[int, set[str]]:
+        found: dict[int, set[str]] = {}
+        for member in members:
+            if member.side is side:
+                for root in member.roots:
+                    names = found.setdefault(root, set())
+                    if member.name not in leave_out:
+                        names.add(member.name)
+        return found
+
+
+def _assigned(
+    members: Sequence[_Roots], where: Mapping[int, tuple[int, int]]
+) -> dict[int, list[Member]]:
+    """The members of each group, by its number."""
+    assigned: dict[int, list[Member]] = {}
+    for member in members:
+        pairs: dict[int, list[tuple[int, int]]] = {}
+        for index, root in enumerate(member.roots):
+            if root in where:
+                group, channel = where[root]
+                pairs.setdefault(group, []).append((channel, index))
+        for group, found in pairs.items():
+            found.sort()
+            assigned.setdefault(group, []).append(
                 Member(
-                    name=name,
-                    side=side,
-                    width=_width(node.module, side, dim=node.pruning_dim),
-                    blocks=_blocks(node.module),
-                    channels=tuple(item.root_idxs),
-                    indices=tuple(item.idxs),
+                    name=member.name,
+                    side=member.side,
+                    width=len(member.roots),
+                    blocks=member.blocks,
+                    channels=tuple(channel for channel, _ in found),
+                    indices=tuple(index for _, index in found),
                 )
             )
-    types = {item.dep.target.type for item in group}
-    gates = _gates(list(made_by.values())) if len(made_by) > 1 else set()
-    producers = [name for name, node in made_by.items() if node not in gates]
-    producers.sort(key=lambda name: order.get(name, len(order)))
-    return ChannelGroup(
-        name=producers[0] if producers else names[id(root.module)],
-        width=_width(root.module, Side.OUT),
-        members=tuple(members),
-        producers=tuple(producers),
-        consumers=tuple(name for name, node in read_by.items() if not _only_gates(node, gates)),
-        joins=not types.isdisjoint(_JOINS),
-        is_output=OPTYPE.OUTPUT in types or any(name in head for name in made_by),
-        is_representation=any(name in head for name in read_by),
-        fault=fault,
-    )
+    return assigned
 
 
-def _side(node: Any, handler: Any, *, graph: Any) -> Side:
-    if node.type not in _LAYERS:
-        return Side.BOTH
-    return Side.OUT if graph.is_out_channel_pruning_fn(handler) else Side.IN
+def _layer_at(model: nn.Module, name: str) -> nn.Module | Tensor:
+    owner = model.get_submodule(name.rpartition(".")[0])
+    layer: nn.Module | Tensor = getattr(owner, name.rpartition(".")[2])
+    return layer
 
 
-def _fault(item: Any, *, side: Side, name: str) -> str | None:
-    """Why the layer of a group's `item` cannot be cut, if it cannot."""
-    node = item.dep.target
-    module = node.module
-    kind = type(module).__name__
-    if isinstance(module, _SIDED):
-        if node.type == OPTYPE.DEPTHWISE_CONV and not is_depthwise(module):
-            return f"{name} is a {kind} with one filter a group that reads several channels."
-        if (
-            isinstance(module, TransposedConvolution)
-            and module.groups > 1
-            and side is not Side.BOTH
-        ):
-            return f"{name} is a grouped transposed convolution, which cannot be cut."
-    elif not isinstance(module, _CHANNELWISE) and node.type != OPTYPE.PARAMETER:
-        return f"{name} is a {kind}, whose channels cannot be cut."
-    width = _width(module, side, dim=node.pruning_dim)
-    if None in item.root_idxs or not all(0 <= index < width for index in item.idxs):
-        return (
-            f"{name} has {width} channels ({side}), but the dependency graph ties others to it; it "
-            "does not follow an operation beside this layer."
-        )
-    return None
-
-
-def _width(module: nn.Module | nn.Parameter, side: Side, *, dim: int = -1) -> int:
-    match module:
-        case nn.Parameter():
-            return module.shape[dim]
-        case nn.Linear():
-            return module.in_features if side is Side.IN else module.out_features
-        case nn.LayerNorm():
-            return int(module.normalized_shape[-1])
-        case nn.GroupNorm():
-            return module.num_channels
-        case nn.PReLU():
-            return module.num_parameters
-        case nn.modules.batchnorm._NormBase():
-            return module.num_features
-    if isinstance(module, Convolution | TransposedConvolution):
-        return module.in_channels if side is Side.IN else module.out_channels
-    raise InfeasibleError(f"{type(module).__name__} has no channels that can be cut.")
-
-
-def _blocks(module: nn.Module | nn.Parameter) -> int:
-    if isinstance(module, nn.GroupNorm):
-        return module.num_groups
-    if isinstance(module, Convolution | TransposedConvolution) and not is_depthwise(module):
-        return module.groups
+def _blocks(layer: nn.Module | Tensor) -> int:
+    if isinstance(layer, nn.GroupNorm):
+        return layer.num_groups
+    if isinstance(layer, Convolution | TransposedConvolution) and not is_depthwise(layer):
+        return layer.groups
     return 1
-
-
-def _gates(producers: list[Any]) -> set[Any]:
-    """The producers that only scale what the others make, as squeeze-and-excite branches do.
-
-    A gate enters a product alone, the other factor is made by producers of the same group without
-    it, and it is itself computed from one of those.
-    """
-    gates = set()
-    for node in producers:
-        for product in _first_joins(node):
-            if not product.grad_fn.name().startswith("MulBackward"):
-                continue
-            factors = [_makers(factor) for factor in product.inputs]
-            others = set().union(*(made for made in factors if node not in made))
-            if {node} in factors and others.intersection(_upstream(node)):
-                gates.add(node)
-    return gates
-
-
-def _only_gates(consumer: Any, gates: set[Any]) -> bool:
-    """Whether everything computed from `consumer` enters the network through `gates`."""
-    if not gates:
-        return False
-    seen, stack = {consumer}, [consumer]
-    while stack:
-        node = stack.pop()
-        if node in gates:
-            continue
-        if not node.outputs:
-            return False
-        fresh = set(node.outputs) - seen
-        seen |= fresh
-        stack.extend(fresh)
-    return True
-
-
-def _first_joins(node: Any) -> Iterator[Any]:
-    """The first operations after `node`, channel by channel, that have a second input."""
-    seen, stack = set(), list(node.outputs)
-    while stack:
-        following = stack.pop()
-        if following in seen or following.type in _LAYERS:
-            continue
-        seen.add(following)
-        if len(following.inputs) > 1:
-            yield following
-        else:
-            stack.extend(following.outputs)
-
-
-def _makers(node: Any) -> set[Any]:
-    """The layers whose outputs reach `node` channel by channel."""
-    makers, seen, stack = set(), set(), [node]
-    while stack:
-        preceding = stack.pop()
-        if preceding in seen:
-            continue
-        seen.add(preceding)
-        if preceding.type in _LAYERS:
-            makers.add(preceding)
-        else:
-            stack.extend(preceding.inputs)
-    return makers
-
-
-def _upstream(node: Any) -> set[Any]:
-    seen: set[Any] = set()
-    stack = list(node.inputs)
-    while stack:
-        preceding = stack.pop()
-        if preceding not in seen:
-            seen.add(preceding)
-            stack.extend(preceding.inputs)
-    return seen

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from torch import nn
+from torch import Tensor, nn
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 TransposedConvolution = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
@@ -44,6 +44,34 @@ class Member:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Mixing:
+    """A statistic over channels that a module without layers computes, as efficient channel
+    attention and global response normalisation do. After a cut it sees the kept ones alone.
+    """
+
+    name: str
+    """Qualified name of the module."""
+    dim: int
+    """Where its input holds channels."""
+    channels: tuple[tuple[int, int] | None, ...]
+    """Group and channel of each, by position in `ChannelGraph.groups`; `None` if it never goes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeclaredWidth:
+    """An attribute in which a module keeps a number of channels, as the sizes of a split."""
+
+    name: str
+    """Qualified name of the module."""
+    attribute: str
+    """Its attribute, an integer or a sequence of them."""
+    position: int | None
+    """In the sequence; `None` for an integer."""
+    channels: tuple[tuple[int, int] | None, ...]
+    """Group and channel of each that it counts; `None` for those that never go."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ChannelGroup:
     """Channels that flow through the same layers, so that removing one cuts all its members."""
 
@@ -57,28 +85,16 @@ class ChannelGroup:
     """Layers that make the channels from others; depthwise layers and gates do not."""
     consumers: tuple[str, ...]
     """Layers that turn the channels into others, the branches that end in a gate left out."""
-    joins: bool
-    """The channels are concatenated, split or sliced on their way."""
+    partitions: tuple[Member, ...] = ()
+    """Members that are no layers: views and splits whose blocks must keep equally many."""
     is_output: bool
     """The channels are the model's or its classifier's outputs and never go."""
     is_representation: bool
     """The classifier reads the channels."""
+    is_inner: bool
+    """Whether the channels are internal to a block: see `trainables.pruning.engine`."""
     fault: str | None = None
     """Why no channel can go, as a sentence naming the layer; `None` where they can."""
-
-    @property
-    def is_inner(self) -> bool:
-        """Whether the channels are internal to a block: made by one layer and read by one.
-
-        A residual stream is made by several layers or read by several, a stem that forks into a
-        block and its shortcut is read by two, and a concatenation joins; none of them is inner.
-        """
-        return (
-            len(self.producers) == 1
-            and len(self.consumers) == 1
-            and not self.joins
-            and not self.is_representation
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +106,10 @@ class ChannelGraph:
     layers: Mapping[str, int]
     """Output widths of the convolutions and linear layers that a forward pass runs, depthwise
     ones left out."""
+    declared: tuple[DeclaredWidth, ...] = ()
+    """Attributes that must follow the cuts."""
+    mixings: tuple[Mixing, ...] = ()
+    """Statistics over channels."""
 
 
 def is_depthwise(module: nn.Module) -> bool:
@@ -98,3 +118,13 @@ def is_depthwise(module: nn.Module) -> bool:
         isinstance(module, Convolution | TransposedConvolution)
         and module.groups == module.in_channels == module.out_channels > 1
     )
+
+
+def channel_dim(layer: nn.Module, maps: Tensor) -> int:
+    """The dimension of `maps`, an input or output of `layer`, that holds the layer's channels.
+
+    The last for linear layers and layer norms, unless made for 2-D maps; else the second.
+    """
+    if isinstance(layer, nn.Linear | nn.LayerNorm) and "2d" not in type(layer).__name__:
+        return maps.dim() - 1
+    return 1

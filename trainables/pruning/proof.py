@@ -10,6 +10,7 @@ channels alone.
 
 import copy
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,16 +19,41 @@ from torch import Tensor, nn
 from trainables.compute import output_tensors
 from trainables.errors import InfeasibleError
 from trainables.pruning import surgery
-from trainables.pruning.groups import Convolution, Side, TransposedConvolution, is_depthwise
-from trainables.pruning.structure import Cut
+from trainables.pruning.groups import (
+    Convolution,
+    Side,
+    TransposedConvolution,
+    channel_dim,
+    is_depthwise,
+)
+from trainables.pruning.structure import Cut, PrunedStructure
 
 _IMAGES = 4  # a batch norm over 2 values would see nothing but their order
 _RESOLUTION = 64  # channels depend on each other alike at every size
 _TOLERANCE = 1e-6  # relative; float64 rounding through a hundred batch norms stays below 1e-9
 
 
-def prove(model: nn.Module, cuts: Sequence[Cut], *, resolution: int, channels: int = 3) -> None:
-    """Raise `InfeasibleError` unless `cuts` in `model` are sound and it still runs and trains.
+@dataclass(frozen=True, kw_only=True)
+class MixedChannels:
+    """A module that computes a statistic over channels, and those it still sees."""
+
+    name: str
+    """Qualified name of the module, which has no layers that are cut."""
+    dim: int
+    """Where its input holds channels."""
+    kept: tuple[int, ...]
+    """Indices along it."""
+
+
+def prove(
+    model: nn.Module,
+    structure: PrunedStructure,
+    *,
+    mixings: Sequence[MixedChannels] = (),
+    resolution: int,
+    channels: int = 3,
+) -> None:
+    """Raise `InfeasibleError` unless `structure` is sound for `model`, which still runs and trains.
 
     Runs on the CPU, at 64 pixels or less where the model accepts that and at `resolution` where it
     does not. The model itself is left alone.
@@ -35,11 +61,13 @@ def prove(model: nn.Module, cuts: Sequence[Cut], *, resolution: int, channels: i
     masked = _randomised(model)
     images = _images(masked, resolution=resolution, channels=channels)
     pruned = copy.deepcopy(masked)
-    surgery.apply(pruned, cuts)
-    for cut in cuts:
+    surgery.apply(pruned, structure.cuts, structure.resizes)
+    for cut in structure.cuts:
         _mask(masked, cut)
-        _narrow_norm(masked, pruned, cut)
-    kept = {cut.name: cut.kept for cut in cuts if cut.side is not Side.IN}
+    _narrow(masked, pruned, structure.cuts, mixings)
+    kept: dict[str, tuple[int | None, tuple[int, ...]]]
+    kept = {cut.name: (None, cut.kept) for cut in structure.cuts if cut.side is not Side.IN}
+    kept |= {mixing.name: (mixing.dim, mixing.kept) for mixing in mixings}
     with torch.no_grad():
         expected, _ = _run(masked, images)
     with torch.inference_mode(mode=False), torch.enable_grad():
@@ -47,8 +75,12 @@ def prove(model: nn.Module, cuts: Sequence[Cut], *, resolution: int, channels: i
         wanted = [t for t in outputs if t.requires_grad]
         torch.autograd.backward(wanted, [torch.ones_like(t) for t in wanted])
     for name, output in expected.items():
-        layer = pruned.get_submodule(name) if name in kept else None
-        reference = output if layer is None else _select(layer, output, kept[name])
+        reference = output
+        if name in kept:
+            dim, channels_left = kept[name]
+            if dim is None:
+                dim = channel_dim(pruned.get_submodule(name), output)
+            reference = output.index_select(dim, torch.tensor(channels_left))
         _compare(name, found[name], reference)
 
 
@@ -146,12 +178,10 @@ def _compare(name: str, found: Tensor, expected: Tensor) -> None:
 def _mask(net: nn.Module, cut: Cut) -> None:
     """Zero what `cut` removes."""
     removed = torch.tensor(cut.removed)
-    owner = net.get_submodule(cut.name.rpartition(".")[0])
-    layer = getattr(owner, cut.name.rpartition(".")[2])
+    layer = _at(net, cut.name)
     with torch.no_grad():
-        if isinstance(layer, nn.Parameter):
-            dim = next(d for d, size in enumerate(layer.shape) if size > 1)
-            layer.index_fill_(dim, removed, 0)
+        if isinstance(layer, Tensor):
+            layer.index_fill_(surgery.bare_dim(layer, cut), removed, 0)
         elif isinstance(layer, TransposedConvolution) and not is_depthwise(layer):
             layer.weight.index_fill_(0 if cut.side is Side.IN else 1, removed, 0)
         elif cut.side is Side.IN:
@@ -168,30 +198,67 @@ def _mask(net: nn.Module, cut: Cut) -> None:
             layer.bias.index_fill_(0, removed, 0)
 
 
-def _narrow_norm(masked: nn.Module, pruned: nn.Module, cut: Cut) -> None:
-    """Let a norm across channels see the kept ones alone; the others leave it as zeros."""
-    if cut.side is not Side.BOTH:
-        return
-    layer = masked.get_submodule(cut.name.rpartition(".")[0])
-    layer = getattr(layer, cut.name.rpartition(".")[2])
-    if not isinstance(layer, nn.LayerNorm | nn.GroupNorm):
-        return
-    narrow = pruned.get_submodule(cut.name)
-    index = torch.tensor(cut.kept)
+def _narrow(
+    masked: nn.Module,
+    pruned: nn.Module,
+    cuts: Sequence[Cut],
+    mixings: Sequence[MixedChannels],
+) -> None:
+    """Let what computes statistics over channels see the kept ones alone.
+
+    Norms over channels, convolutions that standardise their weights, and the mixing modules: the
+    masked copy passes what is kept to the pruned one, and puts zeros where channels are missing.
+    """
+    sides: dict[str, dict[Side, Cut]] = {}
+    for cut in cuts:
+        sides.setdefault(cut.name, {})[cut.side] = cut
+    for name, found in sides.items():
+        layer = _at(masked, name)
+        norm = isinstance(layer, nn.LayerNorm | nn.GroupNorm)
+        own = isinstance(layer, Convolution) and not type(layer).__module__.startswith("torch.")
+        if not (norm or own) or not isinstance(layer, nn.Module):
+            continue
+        both = found.get(Side.BOTH)
+        into, out = (found.get(side, both) for side in (Side.IN, Side.OUT))
+        _see_only_kept(
+            layer,
+            pruned.get_submodule(name),
+            dim=None,
+            into=into.kept if into else None,
+            out=out.kept if out else None,
+        )
+    for mixing in mixings:
+        _see_only_kept(
+            masked.get_submodule(mixing.name),
+            pruned.get_submodule(mixing.name),
+            dim=mixing.dim,
+            into=mixing.kept,
+            out=mixing.kept,
+        )
+
+
+def _see_only_kept(
+    layer: nn.Module,
+    narrow: nn.Module,
+    *,
+    dim: int | None,
+    into: Sequence[int] | None,
+    out: Sequence[int] | None,
+) -> None:
+    """`dim` holds the channels, by default where a layer of this kind has them."""
 
     def only_kept(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        dim = _channel_dim(module)
-        result = narrow(inputs[0].index_select(dim, index))
-        return torch.zeros_like(output).index_copy_(dim, index, result)
+        maps = inputs[0]
+        along = channel_dim(module, maps) if dim is None else dim
+        if into is not None:
+            maps = maps.index_select(along, torch.tensor(into))
+        result: Tensor = narrow(maps)
+        if out is None or result.shape == output.shape:
+            return result
+        return torch.zeros_like(output).index_copy_(along, torch.tensor(out), result)
 
     layer.register_forward_hook(only_kept)
 
 
-def _select(layer: nn.Module, output: Tensor, kept: Sequence[int]) -> Tensor:
-    return output.index_select(_channel_dim(layer), torch.tensor(kept))
-
-
-def _channel_dim(layer: nn.Module) -> int:
-    """Where channels lie: last for linear layers and layer norms, unless made for 2-D maps."""
-    last = isinstance(layer, nn.Linear | nn.LayerNorm) and "2d" not in type(layer).__name__
-    return -1 if last else 1
+def _at(net: nn.Module, name: str) -> Any:
+    return getattr(net.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2])

@@ -1,22 +1,26 @@
 """Prunes filters of a pretrained model, and rebuilds a pruned one."""
 
-from collections.abc import Collection, Sequence
+import functools
+from collections import OrderedDict
+from collections.abc import Collection, Hashable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from trainables.compute import meta_copy
+from trainables.compute import meta_copy, structure_key
 from trainables.errors import InfeasibleError, InputError
 from trainables.pruning import metadata, surgery, widths
 from trainables.pruning.engine import find_groups
 from trainables.pruning.groups import ChannelGraph, ChannelGroup, Member, Side
 from trainables.pruning.plan import PruningPlan, WidthRule
-from trainables.pruning.proof import prove
+from trainables.pruning.proof import MixedChannels, prove
 from trainables.pruning.selectors import SELECTORS, filters_of
-from trainables.pruning.structure import Cut, PrunedStructure
+from trainables.pruning.structure import Cut, PrunedStructure, Resize, Skipped
 
-_LEAST_INNER_SHARE = 0.05
-"""Of all filters; between mixed or selective kernels (3 %) and the least of others (17 %)."""
+_LEAST_SHARE = {WidthRule.INNER: 0.05, WidthRule.ALL: 0.25}
+"""Of all filters; with less the plan would be a dense model by another name."""
+_REMEMBERED_PROOFS = 256
 
 
 def prune(
@@ -43,9 +47,15 @@ def prune(
     if plan.ratio == 0:
         return PrunedStructure()
     graph = find_groups(model, resolution=resolution, channels=channels, head=names)
-    cuts = planned_cuts(model, graph, plan, head=names, seed=seed)
-    prove(model, cuts, resolution=resolution, channels=channels)
-    structure = PrunedStructure(cuts=cuts)
+    choice = _choose(model, graph, plan, head=names, seed=seed)
+    structure = choice.structure()
+    key = _proof_key(model, structure, resolution=resolution, channels=channels)
+    if key not in _proved:
+        mixings = choice.mixings()
+        prove(model, structure, mixings=mixings, resolution=resolution, channels=channels)
+        _proved[key] = None
+        if len(_proved) > _REMEMBERED_PROOFS:
+            _proved.popitem(last=False)
     rebuild(model, structure, resolution=resolution, channels=channels)
     return structure
 
@@ -61,32 +71,50 @@ def rebuild(
         return
     skeleton = meta_copy(model)
     dense = metadata.declared_shapes(skeleton, resolution=resolution, channels=channels)
-    surgery.apply(skeleton, structure.cuts)
+    surgery.apply(skeleton, structure.cuts, structure.resizes)
     pruned = metadata.declared_shapes(skeleton, resolution=resolution, channels=channels)
-    surgery.apply(model, structure.cuts)
+    surgery.apply(model, structure.cuts, structure.resizes)
     metadata.mend(model, dense=dense, pruned=pruned)
 
 
-def planned_cuts(
+def planned_structure(
     model: nn.Module, graph: ChannelGraph, plan: PruningPlan, *, head: Collection[str], seed: int
-) -> tuple[Cut, ...]:
-    """The cuts that `plan` asks for, given the model's channel groups; nothing is changed.
+) -> PrunedStructure:
+    """What `plan` asks for, given the model's channel groups; nothing is changed or proved.
 
     `head` names the classifier's modules. Raises `InfeasibleError` where the plan cannot be met.
     """
-    groups = _prunable(model, graph, plan.width_rule, head)
+    return _choose(model, graph, plan, head=head, seed=seed).structure()
+
+
+_proved: OrderedDict[Hashable, None] = OrderedDict()
+
+
+def _choose(
+    model: nn.Module, graph: ChannelGraph, plan: PruningPlan, *, head: Collection[str], seed: int
+) -> "_Choice":
+    groups, skipped = _prunable(model, graph, plan.width_rule, head)
     generator = torch.Generator().manual_seed(seed)
     scores = [
         SELECTORS[plan.criterion](filters_of(model, group), group.width, generator)
         for group in groups
     ]
-    cuts = _cuts(groups, widths.keep(groups, scores, plan))
-    if not cuts:
+    kept = widths.keep(groups, scores, plan)
+    choice = _Choice(model=model, graph=graph, groups=groups, kept=kept, skipped=skipped)
+    if not choice.structure().cuts:
         raise InfeasibleError(
             f"ratio={plan.ratio} with round_to={plan.round_to} removes no channel of "
             f"{type(model).__name__}: every width is rounded back to what it was."
         )
-    return cuts
+    return choice
+
+
+def _proof_key(
+    model: nn.Module, structure: PrunedStructure, *, resolution: int, channels: int
+) -> Hashable:
+    """Which channels go makes no difference to what the operations do with them, how many does."""
+    shape = tuple((cut.name, cut.side, cut.width, len(cut.kept)) for cut in structure.cuts)
+    return structure_key(model, resolution=resolution, channels=channels), shape
 
 
 def _head_names(model: nn.Module, head: nn.Module | str) -> frozenset[str]:
@@ -104,40 +132,139 @@ def _head_names(model: nn.Module, head: nn.Module | str) -> frozenset[str]:
 
 def _prunable(
     model: nn.Module, graph: ChannelGraph, rule: WidthRule, head: Collection[str]
-) -> list[ChannelGroup]:
-    """The groups that `rule` names; none of them, and no layer they must cover, may be missing."""
-    made = [group for group in graph.groups if group.producers and group.width > 1]
-    free = [group for group in made if not group.is_output]
+) -> tuple[list[ChannelGroup], tuple[Skipped, ...]]:
+    """The groups that `rule` names and that can be cut, and what it names beside them."""
+    named = [group for group in graph.groups if group.producers and not group.is_output]
     if rule is WidthRule.INNER:
-        free = [group for group in free if group.is_inner]
-    for group in free:
-        if group.fault is not None:
-            raise InfeasibleError(f"{group.name} cannot be pruned: {group.fault}")
-    if rule is WidthRule.INNER:
-        inner = sum(group.width for group in free)
-        filters = sum(width for name, width in graph.layers.items() if name not in head)
-        if inner < _LEAST_INNER_SHARE * filters or not free:
-            # a dense model by another name: nothing but the insides of a few gates would go
-            raise InfeasibleError(
-                f"{type(model).__name__} has next to no block-internal channels, {inner} of its "
-                f"{filters} filters (at least {_LEAST_INNER_SHARE:.0%} are asked for); "
-                "the width rule 'all' may find more."
-            )
-        return free
+        named = [group for group in named if group.is_inner]
+    reasons = {id(group): _obstacle(group) for group in named}
+    free = [group for group in named if reasons[id(group)] is None]
+    skipped: dict[str, Skipped] = {}
+    for group in named:
+        if reason := reasons[id(group)]:
+            for name, indices in _outputs(group).items():
+                before = skipped[name].channels if name in skipped else 0
+                skipped[name] = Skipped(name=name, channels=before + len(indices), reason=reason)
+    filters = {
+        name: width for name, width in graph.layers.items() if name not in head and width > 1
+    }
     covered: dict[str, set[int]] = {}
     for group in free:
-        for member in group.members:
-            if member.side is Side.OUT:
-                covered.setdefault(member.name, set()).update(member.indices)
-    for name, width in graph.layers.items():
-        missing = width - len(covered.get(name, ()))
-        if name not in head and width > 1 and missing:
-            raise InfeasibleError(
-                f"{name} cannot be pruned in full: {missing} of its {width} output channels "
-                "belong to no group that may go, so the dependency graph does not follow an "
-                "operation after it, or they are the model's output."
+        for name, indices in _outputs(group).items():
+            covered.setdefault(name, set()).update(indices)
+    if rule is WidthRule.ALL:
+        for name, width in filters.items():
+            missing = (
+                width
+                - len(covered.get(name, ()))
+                - (skipped[name].channels if name in skipped else 0)
             )
-    return free
+            if missing:
+                skipped[name] = Skipped(
+                    name=name,
+                    channels=missing,
+                    reason=(
+                        f"{missing} of the {width} output channels of {name} belong to no group "
+                        "that may go: they are the model's output, or do not reach it as channels."
+                    ),
+                )
+    found = sum(len(indices) for indices in covered.values())
+    least = _LEAST_SHARE[rule]
+    if not found or found < least * sum(filters.values()):
+        first = next(iter(skipped.values()), None)
+        raise InfeasibleError(
+            f"{type(model).__name__} has next to no channels that the width rule {rule.value!r} "
+            f"may take, {found} of its {sum(filters.values())} filters (at least {least:.0%} are "
+            "asked for)" + (f": {first.reason}" if first else ".")
+        )
+    return free, tuple(skipped.values())
+
+
+def _obstacle(group: ChannelGroup) -> str | None:
+    """Why no channel of `group` can go, if none can."""
+    if group.fault is not None:
+        return group.fault
+    outputs = _outputs(group)
+    if group.width == 1 and any(len(indices) > 1 for indices in outputs.values()):
+        return f"The channels of {group.name} all depend on one another."
+    try:
+        widths.block_channels(group)
+    except InfeasibleError as error:
+        return str(error)
+    return None
+
+
+def _outputs(group: ChannelGroup) -> dict[str, tuple[int, ...]]:
+    """The group's filters in each layer that makes them, gates included."""
+    return {m.name: m.indices for m in group.members if m.side is Side.OUT}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Choice:
+    """The channels that stay, group by group."""
+
+    model: nn.Module
+    graph: ChannelGraph
+    groups: Sequence[ChannelGroup]
+    kept: Sequence[Tensor]
+    skipped: tuple[Skipped, ...]
+
+    def structure(self) -> PrunedStructure:
+        """As cuts and attributes."""
+        return PrunedStructure(
+            cuts=_cuts(self.groups, self.kept), resizes=self._resizes(), skipped=self.skipped
+        )
+
+    def mixings(self) -> tuple[MixedChannels, ...]:
+        """Statistics over channels, some of which go."""
+        narrowed = (
+            MixedChannels(
+                name=mixing.name,
+                dim=mixing.dim,
+                kept=tuple(i for i, channel in enumerate(mixing.channels) if self._stays(channel)),
+            )
+            for mixing in self.graph.mixings
+        )
+        return tuple(
+            mixed
+            for mixed, mixing in zip(narrowed, self.graph.mixings, strict=True)
+            if len(mixed.kept) < len(mixing.channels)
+        )
+
+    @functools.cached_property
+    def _kept_channels(self) -> dict[int, set[int]]:
+        """By the group's position in the graph; groups that are not pruned are missing."""
+        positions = {id(group): number for number, group in enumerate(self.graph.groups)}
+        pairs = zip(self.groups, self.kept, strict=True)
+        return {positions[id(group)]: set(channels.tolist()) for group, channels in pairs}
+
+    def _stays(self, channel: tuple[int, int] | None) -> bool:
+        if channel is None or channel[0] not in self._kept_channels:
+            return True
+        return channel[1] in self._kept_channels[channel[0]]
+
+    def _resizes(self) -> tuple[Resize, ...]:
+        values: dict[tuple[str, str], int | list[int]] = {}
+        for width in self.graph.declared:
+            key = width.name, width.attribute
+            size = sum(map(self._stays, width.channels))
+            if width.position is None:
+                values[key] = size
+                continue
+            dense = getattr(self.model.get_submodule(width.name), width.attribute)
+            sizes = values.setdefault(key, list(dense))
+            assert isinstance(sizes, list)
+            sizes[width.position] = size
+        return tuple(
+            Resize(name=name, attribute=attribute, value=value)
+            for (name, attribute), sizes in values.items()
+            if (value := tuple(sizes) if isinstance(sizes, list) else sizes)
+            != self._dense(name, attribute)
+        )
+
+    def _dense(self, name: str, attribute: str) -> int | tuple[int, ...]:
+        value = getattr(self.model.get_submodule(name), attribute)
+        return value if isinstance(value, int) else tuple(value)
 
 
 def _cuts(groups: Sequence[ChannelGroup], kept: Sequence[Tensor]) -> tuple[Cut, ...]:

@@ -37,6 +37,30 @@ class Cut:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Resize:
+    """An attribute in which a module counts channels, such as the sizes of a split."""
+
+    name: str
+    """Qualified name of the module."""
+    attribute: str
+    """Its attribute, an integer or a sequence of them."""
+    value: int | tuple[int, ...]
+    """What it is after the cuts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Skipped:
+    """Channels that the width rule names and that stayed all the same."""
+
+    name: str
+    """The layer that makes them."""
+    channels: int
+    """How many of its outputs."""
+    reason: str
+    """Why, as a sentence naming the layer that stands in the way."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class PrunedStructure:
     """All that pruning decided; with the architecture and a state dict it gives the model back.
 
@@ -45,6 +69,10 @@ class PrunedStructure:
 
     cuts: tuple[Cut, ...] = ()
     """Each side of each layer that lost channels, once."""
+    resizes: tuple[Resize, ...] = ()
+    """Attributes that follow the cuts."""
+    skipped: tuple[Skipped, ...] = ()
+    """Layers that stayed dense, in full or in part."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
@@ -57,7 +85,19 @@ class PrunedStructure:
                     "kept": list(cut.kept),
                 }
                 for cut in self.cuts
-            ]
+            ],
+            "resizes": [
+                {
+                    "name": resize.name,
+                    "attribute": resize.attribute,
+                    "value": resize.value if isinstance(resize.value, int) else list(resize.value),
+                }
+                for resize in self.resizes
+            ],
+            "skipped": [
+                {"name": skip.name, "channels": skip.channels, "reason": skip.reason}
+                for skip in self.skipped
+            ],
         }
 
     @classmethod
@@ -73,6 +113,22 @@ class PrunedStructure:
                 )
                 for cut in values["cuts"]
             )
+            resizes = tuple(
+                Resize(
+                    name=str(resize["name"]),
+                    attribute=str(resize["attribute"]),
+                    value=_sizes(resize["value"]),
+                )
+                for resize in values["resizes"]
+            )
+            skipped = tuple(
+                Skipped(
+                    name=str(skip["name"]),
+                    channels=int(skip["channels"]),
+                    reason=str(skip["reason"]),
+                )
+                for skip in values["skipped"]
+            )
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, InputError):
                 raise
@@ -80,4 +136,8 @@ class PrunedStructure:
                 f"This is no pruned structure ({type(error).__name__}: {error}); "
                 "give what PrunedStructure.to_dict returned."
             ) from error
-        return cls(cuts=cuts)
+        return cls(cuts=cuts, resizes=resizes, skipped=skipped)
+
+
+def _sizes(value: Any) -> int | tuple[int, ...]:
+    return tuple(int(size) for size in value) if isinstance(value, list) else int(value)

@@ -4,6 +4,7 @@ All cuts name channels of the dense model and are made at once, all or none.
 """
 
 import functools
+import itertools
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,13 +20,15 @@ from trainables.pruning.groups import (
     TransposedConvolution,
     is_depthwise,
 )
-from trainables.pruning.structure import Cut
+from trainables.pruning.structure import Cut, Resize
 
 Sides = Mapping[Side, Cut]
 
 
-def apply(model: nn.Module, cuts: Sequence[Cut]) -> None:
+def apply(model: nn.Module, cuts: Sequence[Cut], resizes: Sequence[Resize] = ()) -> None:
     """Make `cuts` in `model`, in place; parameters keep `requires_grad`, device and dtype.
+
+    `resizes` are the attributes that count the channels which are cut.
 
     Parameters that are cut are new objects without gradients, so make the optimiser afterwards.
     Raises `InputError` where the model has other layers or widths than the cuts were made for, and
@@ -36,8 +39,12 @@ def apply(model: nn.Module, cuts: Sequence[Cut]) -> None:
         by_layer.setdefault(cut.name, {})[cut.side] = cut
     with torch.inference_mode(mode=False), torch.no_grad():
         results = [_cut(model, name, sides) for name, sides in by_layer.items()]
+        owners = [(_owner(model, resize), resize) for resize in resizes]
         for result in results:
             result.commit()
+        for owner, resize in owners:
+            kind = type(getattr(owner, resize.attribute))
+            setattr(owner, resize.attribute, kind(resize.value))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +65,18 @@ class _Result:
             setattr(self.owner, name, value)
 
 
+def _owner(model: nn.Module, resize: Resize) -> nn.Module:
+    try:
+        owner = model.get_submodule(resize.name)
+        getattr(owner, resize.attribute)
+    except AttributeError as error:
+        raise InputError(
+            f"{type(model).__name__} has no {resize.attribute!r} in {resize.name!r}; a pruned "
+            "structure fits only the architecture it was made from."
+        ) from error
+    return owner
+
+
 def _cut(model: nn.Module, name: str, sides: Sides) -> _Result:
     parent, _, leaf = name.rpartition(".")
     try:
@@ -68,8 +87,8 @@ def _cut(model: nn.Module, name: str, sides: Sides) -> _Result:
             f"{type(model).__name__} has no layer {name!r}; a pruned structure fits only the "
             "architecture it was made from."
         ) from error
-    if isinstance(layer, nn.Parameter):
-        return _cut_parameter(owner, leaf, layer, sides[Side.BOTH])
+    if isinstance(layer, Tensor):
+        return _cut_bare(owner, leaf, layer, sides[Side.BOTH])
     if nn.utils.parametrize.is_parametrized(layer):
         raise InfeasibleError(f"{name} is parametrized and cannot be cut; remove it first.")
     for kinds, cutter in _CUTTERS:
@@ -90,6 +109,14 @@ def _taken(layer: nn.Module, names: Sequence[str], cut: Cut) -> dict[str, Tensor
     """The named tensors of `layer`, those that exist, with the kept entries of dimension 0."""
     found = ((name, getattr(layer, name, None)) for name in names)
     return {name: _take(t, 0, cut.kept) for name, t in found if isinstance(t, Tensor)}
+
+
+def _filterwise(layer: Convolution | TransposedConvolution) -> list[str]:
+    """The tensors of `layer` with an entry for each filter: standardised ones have a gain too."""
+    named = itertools.chain(
+        layer.named_parameters(recurse=False), layer.named_buffers(recurse=False)
+    )
+    return [name for name, t in named if t.dim() and t.shape[0] == layer.out_channels]
 
 
 def _take(tensor: Tensor, dim: int, kept: Sequence[int]) -> Tensor:
@@ -118,7 +145,7 @@ def _cut_convolution(layer: Convolution, sides: Sides) -> _Result:
         _check(cut, layer.out_channels)
         widths = dict.fromkeys(("in_channels", "out_channels", "groups"), len(cut.kept))
         return _Result(
-            owner=layer, tensors=_taken(layer, ["weight", "bias"], cut), attributes=widths
+            owner=layer, tensors=_taken(layer, _filterwise(layer), cut), attributes=widths
         )
     tensors: dict[str, Tensor] = {}
     attributes: dict[str, object] = {}
@@ -126,7 +153,7 @@ def _cut_convolution(layer: Convolution, sides: Sides) -> _Result:
     if out := sides.get(Side.OUT):
         _check(out, layer.out_channels)
         _blocks(out, layer.groups)
-        tensors = _taken(layer, ["weight", "bias"], out)
+        tensors = _taken(layer, _filterwise(layer), out)
         weight = tensors["weight"]
         attributes["out_channels"] = len(out.kept)
     if into := sides.get(Side.IN):
@@ -147,7 +174,7 @@ def _cut_transposed(layer: TransposedConvolution, sides: Sides) -> _Result:
         _check(cut, layer.out_channels)
         widths = dict.fromkeys(("in_channels", "out_channels", "groups"), len(cut.kept))
         return _Result(
-            owner=layer, tensors=_taken(layer, ["weight", "bias"], cut), attributes=widths
+            owner=layer, tensors=_taken(layer, _filterwise(layer), cut), attributes=widths
         )
     tensors: dict[str, Tensor] = {}
     attributes: dict[str, object] = {}
@@ -192,17 +219,21 @@ def _cut_norm(
     return _Result(owner=layer, tensors=_taken(layer, names, cut), attributes=attributes)
 
 
-def _cut_parameter(owner: nn.Module, leaf: str, parameter: nn.Parameter, cut: Cut) -> _Result:
-    """A bare parameter, such as the gain of a layer scale, is cut along its only wide dimension."""
-    dims = [dim for dim, size in enumerate(parameter.shape) if size > 1]
+def _cut_bare(owner: nn.Module, leaf: str, tensor: Tensor, cut: Cut) -> _Result:
+    """A parameter or buffer of a module's own, such as the gain of a layer scale."""
+    kept = _take(tensor, bare_dim(tensor, cut), cut.kept)
+    return _Result(owner=owner, tensors={leaf: kept}, attributes={})
+
+
+def bare_dim(tensor: Tensor, cut: Cut) -> int:
+    """The dimension of a bare parameter or buffer in which its channels lie: the one as wide."""
+    dims = [dim for dim, size in enumerate(tensor.shape) if size == cut.width]
     if len(dims) != 1:
         raise InfeasibleError(
-            f"{cut.name} is a bare parameter of shape {tuple(parameter.shape)}, and which of its "
-            "dimensions holds the channels is unknown."
+            f"{cut.name} is a bare tensor of shape {tuple(tensor.shape)}, and which of its "
+            f"dimensions holds the {cut.width} channels is unknown."
         )
-    _check(cut, parameter.shape[dims[0]])
-    tensor = _take(parameter, dims[0], cut.kept)
-    return _Result(owner=owner, tensors={leaf: tensor}, attributes={})
+    return dims[0]
 
 
 def _blocks(cut: Cut, groups: int) -> list[list[int]]:

@@ -45,7 +45,7 @@ def block_channels(group: ChannelGroup) -> tuple[Tensor, ...]:
     do, the blocks are what their groups have in common.
     """
     keys: list[list[int]] = [[] for _ in range(group.width)]
-    grouped = [member for member in group.members if member.blocks > 1]
+    grouped = [m for m in (*group.members, *group.partitions) if m.blocks > 1]
     for member in grouped:
         size = member.width // member.blocks
         for channel, index in zip(member.channels, member.indices, strict=True):
