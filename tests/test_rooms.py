@@ -24,7 +24,7 @@ NEVER = {
     "orchestrator": {"torch_pruning"},
 }
 """Libraries that no file of a room imports, but for these."""
-ONLY_IN = {"trainables/trial.py": {"ray"}, "trainables/pruning/engine.py": {"torch_pruning"}}
+ONLY_IN = {"trainables/trial.py": {"ray"}}
 UNSAFE = {"pickle", "cloudpickle", "dill", "shelve"}
 """Nothing is unpickled from disk."""
 NAMELESS = {"utils", "util", "helpers", "common", "misc", "manager"}
@@ -160,7 +160,7 @@ FAULTS = {
     "analysis/nosy.py": "from search_spaces import space",
     "analysis/hidden.py": "import importlib\nimportlib.import_module('ray.tune')",
     "trainables/second.py": "from ray import tune",
-    "trainables/pruning/other.py": "import torch_pruning as tp",
+    "trainables/pruning/engine.py": "import torch_pruning as tp",
     "trainables/study.py": "import optuna",
     "trainables/upwards.py": "from orchestrator.config import SweepConfig",
     "trainables/testing.py": "from tests.trainables import recipes",
@@ -171,7 +171,6 @@ FINE = {
     "search_spaces/records.py": "from trainables.measurement import Measurement",
     "analysis/records.py": "from search_spaces.recipe import Recipe\nimport search_spaces.recipe",
     "trainables/trial.py": "from ray import tune",
-    "trainables/pruning/engine.py": "import torch_pruning",
     "trainables/pruning/near.py": "from .engine import find\nfrom ..errors import InputError",
     "orchestrator/sweep.py": "import ray, optuna, mlflow\nfrom trainables.trial import T",
     "analysis/torchlike.py": "import torch_like_name",

@@ -13,7 +13,7 @@ RepVGG, all but the representation are internal.
 """
 
 from collections import OrderedDict
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -32,7 +32,7 @@ from trainables.pruning.groups import (
     TransposedConvolution,
     is_depthwise,
 )
-from trainables.pruning.ties import along
+from trainables.pruning.ties import along, collapsed
 from trainables.pruning.tracing import Trace, trace_channels
 
 _CACHED_GRAPHS = 32
@@ -101,6 +101,7 @@ class _Reader:
             for block in trace.blocks
         ]
         self._layers = _Layers(trace, self._members)
+        self._outputs = self._roots(flow.labels for flow in trace.outputs)
 
     def graph(self) -> ChannelGraph:
         """All groups, in the order of execution."""
@@ -218,11 +219,6 @@ class _Reader:
         made = {m.name for m in members if m.side is Side.OUT}
         read = {m.name for m in members if m.side is Side.IN}
         producers = sorted(made - self._trace.gates, key=lambda n: order.get(n, len(order)))
-        outputs = {
-            root
-            for flow in self._trace.outputs
-            for root in torch.unique(self._trace.ties.roots(flow.labels)).tolist()
-        }
         return ChannelGroup(
             name=name,
             width=len(roots),
@@ -230,7 +226,7 @@ class _Reader:
             producers=tuple(producers),
             consumers=tuple(n for n in order if n in read and not self._layers.only_gates(n)),
             partitions=tuple(partitions),
-            is_output=not outputs.isdisjoint(roots) or not made.isdisjoint(self._head),
+            is_output=not self._outputs.isdisjoint(roots) or not made.isdisjoint(self._head),
             is_representation=not read.isdisjoint(self._head),
             is_inner=all(root in inner for root in roots),
             fault=self._fault(roots[0]),
@@ -238,12 +234,7 @@ class _Reader:
 
     def _inner_roots(self) -> set[int]:
         layers = self._layers
-        ties = self._trace.ties
-        trunk = {
-            root
-            for labels in self._trace.trunk
-            for root in torch.unique(ties.roots(labels)).tolist()
-        }
+        trunk = self._roots(self._trace.trunk)
         private = {
             root
             for root in layers.makers
@@ -264,6 +255,11 @@ class _Reader:
             and (root not in trunk or (root in private and layers.readers[root] <= closed))
         }
         return internal or hidden
+
+    def _roots(self, tensors: Iterable[Tensor]) -> set[int]:
+        """Every channel of `tensors`."""
+        ties = self._trace.ties
+        return {root for t in tensors for root in ties.roots(collapsed(t)).flatten().tolist()}
 
     def _places(
         self, labels: Tensor, where: Mapping[int, tuple[int, int]]

@@ -37,20 +37,32 @@ def declared_shapes(skeleton: nn.Module, *, resolution: int, channels: int) -> D
         for name, _ in _taps(skeleton)
         if name in modules
     ]
+    features: list[tuple[int, ...]] = []
+    forward = getattr(skeleton, "forward_features", None)
+
+    def forward_features(*args: Any, **kwargs: Any) -> Any:
+        assert callable(forward)
+        output = forward(*args, **kwargs)
+        features.append(tuple(output.shape) if isinstance(output, torch.Tensor) else ())
+        return output
+
+    own: Any = skeleton
+    if callable(forward):
+        own.forward_features = forward_features  # one pass shows them and what the taps put out
     try:
         with torch.no_grad():
             skeleton(images)
-            forward = getattr(skeleton, "forward_features", None)
-            features = forward(images) if callable(forward) else None
     except Exception as error:  # whatever a user's forward may raise
         raise InfeasibleError(
             f"{type(skeleton).__name__} does not run at {resolution} pixels: "
             f"{type(error).__name__}: {error}."
         ) from error
-    for hook in hooks:
-        hook.remove()
-    shape = tuple(features.shape) if isinstance(features, torch.Tensor) else ()
-    return DeclaredShapes(features=shape, taps=taps)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        if callable(forward):
+            del own.forward_features
+    return DeclaredShapes(features=features[0] if features else (), taps=taps)
 
 
 def mend(model: Any, *, dense: DeclaredShapes, pruned: DeclaredShapes) -> None:

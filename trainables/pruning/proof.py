@@ -59,21 +59,17 @@ def prove(
     does not. The model itself is left alone.
     """
     masked = _randomised(model)
-    images = _images(masked, resolution=resolution, channels=channels)
     pruned = copy.deepcopy(masked)
     surgery.apply(pruned, structure.cuts, structure.resizes)
     for cut in structure.cuts:
         _mask(masked, cut)
     _narrow(masked, pruned, structure.cuts, mixings)
+    images, expected = _run_masked(masked, pruned, resolution=resolution, channels=channels)
+    with torch.inference_mode(mode=False), torch.enable_grad():
+        found = _run_pruned(pruned, images)
     kept: dict[str, tuple[int | None, tuple[int, ...]]]
     kept = {cut.name: (None, cut.kept) for cut in structure.cuts if cut.side is not Side.IN}
     kept |= {mixing.name: (mixing.dim, mixing.kept) for mixing in mixings}
-    with torch.no_grad():
-        expected, _ = _run(masked, images)
-    with torch.inference_mode(mode=False), torch.enable_grad():
-        found, outputs = _run(pruned, images)
-        wanted = [t for t in outputs if t.requires_grad]
-        torch.autograd.backward(wanted, [torch.ones_like(t) for t in wanted])
     for name, output in expected.items():
         reference = output
         if name in kept:
@@ -104,59 +100,80 @@ def _randomised(model: nn.Module) -> nn.Module:
     return net
 
 
-def _images(net: nn.Module, *, resolution: int, channels: int) -> Tensor:
-    """Random images of the first size that the dense model runs on."""
+def _run_masked(
+    masked: nn.Module, pruned: nn.Module, *, resolution: int, channels: int
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Random images of the first size that the masked model runs on, and its outputs."""
     generator = torch.Generator().manual_seed(0)
     for side in (min(resolution, _RESOLUTION), resolution):
         shape = (_IMAGES, channels, side, side)
         images = torch.randn(shape, generator=generator, dtype=torch.float64)
+        outputs = _Outputs(masked)
         try:
             with torch.no_grad():
-                net(images)
+                outputs.run(images)
         except Exception as error:  # whatever a user's forward may raise
             failure = error
         else:
-            return images
+            return images, outputs.layers
     raise InfeasibleError(
-        f"{type(net).__name__} does not run at {resolution} pixels: {failure}."
+        f"{type(pruned).__name__} does not run at {resolution} pixels: "
+        f"{type(failure).__name__}: {failure}."
     ) from failure
 
 
-def _run(net: nn.Module, images: Tensor) -> tuple[dict[str, Tensor], list[Tensor]]:
-    """The output of every layer, in the order of execution, and of the model."""
-    layers: dict[str, Tensor] = {}
-    entered = ["the model"]
-
-    def note(name: str) -> tuple[Callable[..., None], Callable[..., None]]:
-        def enter(_module: nn.Module, _inputs: Any) -> None:
-            entered.append(name)
-
-        def leave(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            if isinstance(output, Tensor):
-                layers[name] = output.detach().clone()  # a later operation may work in place
-
-        return enter, leave
-
-    hooks = []
-    for name, module in net.named_modules():
-        enter, leave = note(name)
-        if isinstance(module, surgery.LAYERS):
-            hooks.append(module.register_forward_hook(leave))
-        if name and not any(True for _ in module.children()):
-            hooks.append(module.register_forward_pre_hook(enter))
+def _run_pruned(pruned: nn.Module, images: Tensor) -> dict[str, Tensor]:
+    """What every layer puts out, forward; then backward, to see that it runs."""
+    outputs = _Outputs(pruned)
     try:
-        outputs = list(output_tensors(net(images)))
-    except InfeasibleError:
-        raise
+        results = outputs.run(images)
+        wanted = [t for t in results if t.requires_grad]
+        torch.autograd.backward(wanted, [torch.ones_like(t) for t in wanted])
     except Exception as error:  # whatever a user's forward may raise
         raise InfeasibleError(
-            f"{type(net).__name__} no longer runs once pruned; it fails in or after "
-            f"{entered[-1]}: {type(error).__name__}: {error}."
+            f"{type(pruned).__name__} no longer runs once pruned; it fails in or after "
+            f"{outputs.entered}: {type(error).__name__}: {error}."
         ) from error
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return layers | {f"the model's output {k}": t.detach() for k, t in enumerate(outputs)}, outputs
+    return outputs.layers
+
+
+class _Outputs:
+    """What every layer and the model put out in one pass, in the order of execution."""
+
+    def __init__(self, net: nn.Module) -> None:
+        self.layers: dict[str, Tensor] = {}
+        self.entered = "the model"
+        self._net = net
+
+    def run(self, images: Tensor) -> list[Tensor]:
+        """The model's outputs; what was entered last is known even if the pass fails."""
+        hooks = []
+        for name, module in self._net.named_modules():
+            if isinstance(module, surgery.LAYERS):
+                hooks.append(module.register_forward_hook(self._leave(name)))
+            if name and not any(True for _ in module.children()):
+                hooks.append(module.register_forward_pre_hook(self._enter(name)))
+        try:
+            outputs = list(output_tensors(self._net(images)))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        for number, output in enumerate(outputs):
+            self.layers[f"the model's output {number}"] = output.detach()
+        return outputs
+
+    def _enter(self, name: str) -> Callable[..., None]:
+        def enter(_module: nn.Module, _inputs: Any) -> None:
+            self.entered = name
+
+        return enter
+
+    def _leave(self, name: str) -> Callable[..., None]:
+        def leave(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            if isinstance(output, Tensor):
+                self.layers[name] = output.detach().clone()  # what follows may work in place
+
+        return leave
 
 
 def _compare(name: str, found: Tensor, expected: Tensor) -> None:

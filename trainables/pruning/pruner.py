@@ -48,7 +48,7 @@ def prune(
         return PrunedStructure()
     graph = find_groups(model, resolution=resolution, channels=channels, head=names)
     choice = _choose(model, graph, plan, head=names, seed=seed)
-    structure = choice.structure()
+    structure = choice.structure
     key = _proof_key(model, structure, resolution=resolution, channels=channels)
     if key not in _proved:
         mixings = choice.mixings()
@@ -84,7 +84,7 @@ def planned_structure(
 
     `head` names the classifier's modules. Raises `InfeasibleError` where the plan cannot be met.
     """
-    return _choose(model, graph, plan, head=head, seed=seed).structure()
+    return _choose(model, graph, plan, head=head, seed=seed).structure
 
 
 _proved: OrderedDict[Hashable, None] = OrderedDict()
@@ -101,7 +101,7 @@ def _choose(
     ]
     kept = widths.keep(groups, scores, plan)
     choice = _Choice(model=model, graph=graph, groups=groups, kept=kept, skipped=skipped)
-    if not choice.structure().cuts:
+    if not choice.structure.cuts:
         raise InfeasibleError(
             f"ratio={plan.ratio} with round_to={plan.round_to} removes no channel of "
             f"{type(model).__name__}: every width is rounded back to what it was."
@@ -209,6 +209,7 @@ class _Choice:
     kept: Sequence[Tensor]
     skipped: tuple[Skipped, ...]
 
+    @functools.cached_property
     def structure(self) -> PrunedStructure:
         """As cuts and attributes."""
         return PrunedStructure(

@@ -23,6 +23,7 @@ class ChannelTies:
 
     def __init__(self) -> None:
         self._parents = np.arange(2, dtype=np.int64)
+        self._flat = True  # every label points to its root
         self._reasons: dict[int, str] = {}
 
     def fresh(self, count: int) -> Tensor:
@@ -49,12 +50,16 @@ class ChannelTies:
 
     def roots(self, labels: Tensor) -> Tensor:
         """One label for each set, in the shape of `labels`; pinned or not."""
-        return torch.from_numpy(self._table()[collapsed(labels).numpy()]).expand(labels.shape)
+        small = collapsed(labels)
+        found = torch.from_numpy(self._table()).index_select(0, small.flatten())
+        return found.view(small.shape).expand(labels.shape)
 
     def varies(self, labels: Tensor, dim: int) -> bool:
         """Whether elements along `dim` belong to channels that may go apart."""
-        roots = self.roots(labels)
-        return roots.stride(dim) != 0 and not bool((roots == roots.narrow(dim, 0, 1)).all())
+        if labels.shape[dim] < 2 or labels.stride(dim) == 0:
+            return False
+        roots = self.roots(collapsed(labels))
+        return not bool((roots == roots.narrow(dim, 0, 1)).all())
 
     def reason(self, root: int) -> str | None:
         """Why the set may not go; `None` where it may."""
@@ -71,6 +76,7 @@ class ChannelTies:
             return
         low, high = sorted((one, other))
         self._parents[high] = low
+        self._flat = False
         if reason := self._reasons.pop(high, None):
             self._reasons.setdefault(low, reason)
 
@@ -82,11 +88,11 @@ class ChannelTies:
         return label
 
     def _table(self) -> NDArray[np.int64]:
-        while True:
+        while not self._flat:
             shorter = self._parents[self._parents]
-            if (shorter == self._parents).all():
-                return shorter
+            self._flat = bool((shorter == self._parents).all())
             self._parents = shorter
+        return self._parents
 
     @staticmethod
     def _small(labels: Tensor, other: Tensor) -> Tensor:
