@@ -116,10 +116,15 @@ def test_the_global_scope_does_not_depend_on_a_layers_scale() -> None:
 
 
 def test_blocks_that_cannot_lose_channels_are_refused_by_name() -> None:
-    with pytest.raises(InfeasibleError, match=r"layer cannot be pruned.*one for each.*grouped4"):
+    with pytest.raises(InfeasibleError, match=r"layer cannot be pruned.*blocks of grouped4 must"):
         block_channels(group(4, 4))
-    with pytest.raises(InfeasibleError, match=r"uneven blocks between grouped2, grouped3"):
+    with pytest.raises(InfeasibleError, match=r"blocks of grouped2, grouped3 must keep equally"):
         block_channels(group(6, 2, 3))
+
+
+def test_uneven_blocks_are_cut_into_parts_of_one_size() -> None:
+    parts = block_channels(group(24, 2, 3))  # what they share has 8, 4, 4 and 8 channels
+    assert [part.tolist() for part in parts] == [list(range(i, i + 4)) for i in range(0, 24, 4)]
 
 
 @pytest.mark.parametrize(

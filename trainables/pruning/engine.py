@@ -8,8 +8,8 @@ Which channels are internal to a block follows from the graph alone. Neither the
 a residual stream is: a stream is read by a layer from which a way leads back to it. Of the others,
 channels are internal if some way from the images to the output avoids them, as the shortcut does
 what happens in a block. Where a network has one way only they must be made by one layer and read by
-one, and so must all channels that this one reads. Where blocks have no channels of their own, as in
-RepVGG, all but the representation are internal.
+one, and so must all channels that this one reads. Where blocks have next to no channels of their
+own, as in RepVGG, all but the representation are internal.
 """
 
 from collections import OrderedDict
@@ -36,6 +36,8 @@ from trainables.pruning.ties import along, collapsed
 from trainables.pruning.tracing import Trace, trace_channels
 
 _CACHED_GRAPHS = 32
+_LEAST_INTERNAL = 0.05
+"""Of all filters; with fewer, blocks are said to have none of their own."""
 
 
 def find_groups(
@@ -254,7 +256,9 @@ class _Reader:
             if not layers.is_stream(root)
             and (root not in trunk or (root in private and layers.readers[root] <= closed))
         }
-        return internal or hidden
+        filters = {root: len(names) for root, names in layers.all_makers.items()}
+        least = _LEAST_INTERNAL * sum(filters.values())
+        return internal if sum(filters[root] for root in internal) >= least else hidden
 
     def _roots(self, tensors: Iterable[Tensor]) -> set[int]:
         """Every channel of `tensors`."""

@@ -30,7 +30,7 @@ def follow(
         rule(tracer, args, kwargs, output)
     elif name in MOVES:
         _move(tracer, func, args, kwargs, output)
-    elif torch.Tag.pointwise in func.tags:
+    elif torch.Tag.pointwise in func.tags or name in UNTAGGED:
         _pointwise(tracer, args, kwargs, output, product=name == "mul")
     else:
         _unknown(tracer, args, kwargs, output, name)
@@ -289,8 +289,25 @@ def _places(tracer: "_Tracer", args: Sequence[Any], kwargs: Mapping[str, Any], o
     tracer.note(first, labels, parents=(flow,))
 
 
-def _reduce(tracer: "_Tracer", args: Sequence[Any], kwargs: Mapping[str, Any], output: Any) -> None:
-    """Sums and means over places pass channels on; over channels they end them."""
+def _spread_of(
+    tracer: "_Tracer", args: Sequence[Any], kwargs: Mapping[str, Any], output: Any
+) -> None:
+    """Variances over channels, of all or in groups as norms compute them."""
+    _reduce(tracer, args, kwargs, output, branches=False)
+
+
+def _reduce(
+    tracer: "_Tracer",
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    output: Any,
+    *,
+    branches: bool = True,
+) -> None:
+    """Sums and means over places pass channels on; over channels they end them.
+
+    Over one of two dimensions with channels they are taken for sums over `branches`.
+    """
     flow = tracer.flow(args[0])
     assert flow is not None
     labels = flow.labels
@@ -300,7 +317,7 @@ def _reduce(tracer: "_Tracer", args: Sequence[Any], kwargs: Mapping[str, Any], o
     dims = [d % labels.dim() for d in given] if given else list(range(labels.dim()))
     across = [d for d in dims if tracer.ties.varies(labels, d)]
     rest = [d for d in range(labels.dim()) if d not in dims and tracer.ties.varies(labels, d)]
-    if across and rest:  # the terms of a sum over branches, as in split attention
+    if across and rest and branches:  # as in split attention
         first = labels
         for d in across:
             first = first.narrow(d, 0, 1)
@@ -309,7 +326,7 @@ def _reduce(tracer: "_Tracer", args: Sequence[Any], kwargs: Mapping[str, Any], o
         tracer.pin(labels, "computes a statistic over channels beside layers of its own")
     for d in dims:
         labels = labels.narrow(d, 0, 1)
-    if across and not rest:
+    if across and not (rest and branches):
         labels = torch.full((), NO_CHANNEL).expand(labels.shape)
     first_output = output if isinstance(output, Tensor) else output[0]
     for tensor in tree_leaves(output):
@@ -339,7 +356,8 @@ def _matmul(tracer: "_Tracer", args: Sequence[Any], kwargs: Mapping[str, Any], o
     varies = tracer.ties.varies
     rows, columns = varies(a, -2), varies(b, -1)
     a_inner, b_inner = varies(a, -1), varies(b, -2)
-    simple = not (rows and columns) and not (rows and a_inner) and not (columns and b_inner)
+    batch = any(varies(t, dim) for t in (a, b) for dim in range(t.dim() - 2))
+    simple = not (rows and columns) and not (a_inner and (rows or columns or batch))
     if len(args) > 2 or not simple or a_inner != b_inner:
         for flow in flows:
             tracer.pin(flow.labels, "multiplies matrices in which channels meet one another")
@@ -347,12 +365,9 @@ def _matmul(tracer: "_Tracer", args: Sequence[Any], kwargs: Mapping[str, Any], o
         return
     if a_inner:
         tracer.ties.tie(a.narrow(-2, 0, 1).transpose(-1, -2), b.narrow(-1, 0, 1))
-    if rows:
-        labels = a.narrow(-1, 0, 1).expand(output.shape)
-    elif columns:
-        labels = b.narrow(-2, 0, 1).expand(output.shape)
-    else:
         labels = torch.full((), NO_CHANNEL).expand(output.shape)
+    else:
+        labels = _meet(tracer, a.narrow(-1, 0, 1), b.narrow(-2, 0, 1)).expand(output.shape)
     tracer.note(output, compact(labels), parents=flows)
 
 
@@ -390,7 +405,7 @@ def _convolution(
         return
     labels = along(flow.labels, 1)
     if filters := tracer.flow(weight):
-        tracer.ties.tie(along(filters.labels, 0), labels)
+        tracer.ties.tie(filters.labels, spread(labels, 0, weight.shape))
     tracer.declare([channels], [labels])
     tracer.note(output, spread(labels, 1, output.shape), parents=(flow,))
 
@@ -420,6 +435,17 @@ def _same(tracer: "_Tracer", args: Sequence[Any], _kwargs: Mapping[str, Any], ou
         tracer.note(output, flow.labels, parents=(flow,))
 
 
+def _strided(
+    tracer: "_Tracer", args: Sequence[Any], kwargs: Mapping[str, Any], output: Any
+) -> None:
+    """Another order in memory of the same elements, as pooling to one place leaves them."""
+    flow = tracer.flow(args[0])
+    if flow is None or output.shape != flow.labels.shape:
+        _unknown(tracer, args, kwargs, output, "as_strided")
+    else:
+        tracer.note(output, flow.labels, parents=(flow,))
+
+
 def _copy(tracer: "_Tracer", args: Sequence[Any], kwargs: Mapping[str, Any], output: Any) -> None:
     """Writing into a tensor, often into a part of one, whose whole is not followed."""
     flows = _flows(tracer, args)
@@ -433,6 +459,9 @@ def _constant(
 ) -> None:
     """The result has the shape of the argument and nothing else of it."""
 
+
+UNTAGGED = frozenset({"hardsigmoid", "hardswish", "hardtanh", "mish", "prelu", "_prelu_kernel"})
+"""Pointwise operations that PyTorch does not tag as such."""
 
 MOVES = frozenset(
     {
@@ -461,8 +490,8 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys(("split", "split_with_sizes"), _split),
     **dict.fromkeys(("clone", "contiguous", "detach", "alias", "_to_copy", "lift_fresh"), _same),
     **dict.fromkeys(("native_dropout",), _same),
-    **dict.fromkeys(("sum", "mean", "std", "var", "var_mean", "amax", "amin"), _reduce),
-    **dict.fromkeys(("max", "min", "norm", "linalg_vector_norm", "logsumexp", "prod"), _reduce),
+    **dict.fromkeys(("sum", "mean", "amax", "amin", "max", "min", "prod", "logsumexp"), _reduce),
+    **dict.fromkeys(("std", "var", "var_mean", "norm", "linalg_vector_norm"), _spread_of),
     **dict.fromkeys(("_softmax", "_log_softmax", "_safe_softmax"), _softmax),
     **dict.fromkeys(("mm", "bmm", "addmm", "baddbmm"), _matmul),
     **dict.fromkeys(("zeros_like", "ones_like", "empty_like", "full_like"), _constant),
@@ -474,6 +503,7 @@ RULES: Mapping[str, Rule] = {
     "native_channel_shuffle": _shuffle,
     "constant_pad_nd": _pad,
     "convolution": _convolution,
+    "as_strided": _strided,
     "copy": _copy,
 }
 """By the name of the operation, without the underscore of its in-place form."""

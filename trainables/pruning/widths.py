@@ -42,7 +42,7 @@ def block_channels(group: ChannelGroup) -> tuple[Tensor, ...]:
     """The channels of `group` in blocks of one size, each of which must keep equally many.
 
     A grouped convolution that makes or reads the channels asks this of its groups; where several
-    do, the blocks are what their groups have in common.
+    do, the blocks are what their groups have in common, cut into parts of one size.
     """
     keys: list[list[int]] = [[] for _ in range(group.width)]
     grouped = [m for m in (*group.members, *group.partitions) if m.blocks > 1]
@@ -53,18 +53,14 @@ def block_channels(group: ChannelGroup) -> tuple[Tensor, ...]:
     blocks: dict[tuple[int, ...], list[int]] = {}
     for channel, key in enumerate(keys):
         blocks.setdefault(tuple(key), []).append(channel)
-    sizes = {len(block) for block in blocks.values()}
-    names = ", ".join(member.name for member in grouped)
-    if len(sizes) > 1:
+    size = math.gcd(*(len(block) for block in blocks.values()))
+    if size == 1 and len(blocks) > 1:
+        names = ", ".join(dict.fromkeys(member.name for member in grouped))
         raise InfeasibleError(
-            f"{group.name} cannot be pruned: its channels fall into uneven blocks between {names}."
+            f"{group.name} cannot be pruned: the blocks of {names} must keep equally many of its "
+            f"{group.width} channels, which falls to one channel at a time."
         )
-    if sizes == {1} and group.width > 1:
-        raise InfeasibleError(
-            f"{group.name} cannot be pruned: its {group.width} channels are one for each group of "
-            f"{names}, and each group must keep one."
-        )
-    return tuple(torch.tensor(block) for block in blocks.values())
+    return tuple(part for block in blocks.values() for part in torch.tensor(block).split(size))
 
 
 def _shares(scores: Sequence[Tensor], plan: PruningPlan) -> list[float]:
