@@ -192,8 +192,11 @@ def _is_norm(module: nn.Module) -> bool:
 
 
 def _plain_attributes(module: nn.Module) -> tuple[str, ...]:
-    return tuple(
-        f"{name}={value!r}"
-        for name, value in sorted(vars(module).items())
-        if name != "training" and isinstance(value, bool | int | float | str | tuple | list)
-    )
+    """Numbers, words and functions; functions by name, for their addresses change."""
+    found = []
+    for name, value in sorted(vars(module).items()):
+        if name != "training" and isinstance(value, bool | int | float | str | tuple | list):
+            found.append(f"{name}={value!r}")
+        elif callable(value) and hasattr(value, "__qualname__"):
+            found.append(f"{name}={value.__module__}.{value.__qualname__}")
+    return tuple(found)

@@ -195,6 +195,17 @@ def _split(tracer: "_Tracer", args: Sequence[Any], kwargs: Mapping[str, Any], ou
         tracer.note(tensor, compact(labels), parents=(flow,))
 
 
+def _glu(tracer: "_Tracer", args: Sequence[Any], kwargs: Mapping[str, Any], output: Any) -> None:
+    """One half of the channels scales the other."""
+    flow = tracer.flow(args[0])
+    assert flow is not None
+    dim = args[1] if len(args) > 1 else kwargs.get("dim", -1)
+    if tracer.ties.varies(flow.labels, dim):
+        tracer.ask_for_blocks(2, along(flow.labels, dim))
+    labels = _meet(tracer, *flow.labels.chunk(2, dim))
+    tracer.note(output, compact(labels.expand(output.shape)), parents=(flow,))
+
+
 def _slice(tracer: "_Tracer", args: Sequence[Any], _kwargs: Mapping[str, Any], output: Any) -> None:
     flow = tracer.flow(args[0])
     assert flow is not None
@@ -496,6 +507,7 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys(("mm", "bmm", "addmm", "baddbmm"), _matmul),
     **dict.fromkeys(("zeros_like", "ones_like", "empty_like", "full_like"), _constant),
     **dict.fromkeys(("new_zeros", "new_ones", "new_empty", "new_full"), _constant),
+    "glu": _glu,
     "slice": _slice,
     "cat": _cat,
     "stack": _stack,

@@ -142,7 +142,8 @@ def _prunable(
     skipped: dict[str, Skipped] = {}
     for group in named:
         if reason := reasons[id(group)]:
-            for name, indices in _outputs(group).items():
+            wide = {n: i for n, i in _outputs(group).items() if graph.layers[n] > 1}
+            for name, indices in wide.items():
                 before = skipped[name].channels if name in skipped else 0
                 skipped[name] = Skipped(name=name, channels=before + len(indices), reason=reason)
     filters = {
