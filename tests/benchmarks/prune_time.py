@@ -36,14 +36,18 @@ def main() -> None:
         if repeat:  # the first pays for lazy imports
             for name, value in rows.items():
                 seconds[name].append(value)
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    plain = seconds["torch_pruning"]
     result = {
         "what": f"{MODEL}, {RESOLUTION} px, ratio {RATIO}, width rule all; medians of {REPEATS} "
-        f"interleaved runs, {torch.get_num_threads()} threads",
+        f"interleaved runs, ratios within each run, {torch.get_num_threads()} threads",
         "torch_pruning_version": torch_pruning.__version__,
-        **{f"{name}_seconds": round(value, 3) for name, value in medians.items()},
-        "cold_over_torch_pruning": round(medians["cold"] / medians["torch_pruning"], 3),
-        "warm_over_torch_pruning": round(medians["warm"] / medians["torch_pruning"], 3),
+        **{f"{name}_seconds": round(statistics.median(s), 3) for name, s in seconds.items()},
+        **{
+            f"{name}_over_torch_pruning": round(
+                statistics.median(a / b for a, b in zip(seconds[name], plain, strict=True)), 3
+            )
+            for name in ("cold", "warm")
+        },
         "runs": [
             {name: round(values[repeat], 3) for name, values in seconds.items()}
             for repeat in range(REPEATS)

@@ -39,9 +39,10 @@ def prune(
     (`num_features`, …) stay right; parameters that were cut are new objects, so make the optimiser
     afterwards. Equal arguments give equal results; `seed` matters to the random criterion alone.
 
-    Either every layer that the width rule names gets the planned width, and the result is proved to
-    compute what the dense model does with the removed channels masked, or `InfeasibleError` names
-    the layer that stands in the way and `model` is as it was.
+    Every layer that the width rule names gets the planned width or is listed in `skipped` with what
+    stands in the way. The result is proved to compute what the dense model does with the removed
+    channels masked, once per process for equal structures and widths. Where next to nothing could
+    go or the proof fails, `InfeasibleError` names the layer and `model` is as it was.
     """
     names = _head_names(model, head)
     if plan.ratio == 0:
