@@ -9,7 +9,7 @@ from optuna.samplers import RandomSampler
 from optuna.trial import FixedTrial
 
 from search_spaces.draws import draw
-from search_spaces.filter_pruning import filter_pruning
+from search_spaces.filter_pruning import CRITERIA, filter_pruning
 from search_spaces.problem import Problem
 from search_spaces.recipe import Optimizer, Recipe, Schedule
 from search_spaces.space import Trial
@@ -33,6 +33,8 @@ def test_a_given_trial_gives_the_recipe_of_its_values() -> None:
         "criterion": "l2",
         "width_rule": "all",
         "scope": "global",
+        "batch_norm_repair": True,
+        "ridge_repair": False,
         "optimizer": "adamw",
         "schedule": "linear",
         "adamw_rate": 0.01,
@@ -53,6 +55,8 @@ def test_a_given_trial_gives_the_recipe_of_its_values() -> None:
             "criterion": "l2",
             "width_rule": "all",
             "scope": "global",
+            "batch_norm_repair": True,
+            "ridge_repair": False,
         },
         learning_rate=0.01,
         weight_decay=1e-3,
@@ -71,13 +75,23 @@ def test_a_given_trial_gives_the_recipe_of_its_values() -> None:
 
 def test_every_choice_and_both_ends_are_reached() -> None:
     drawn = recipes(problem())
-    assert {r.settings["criterion"] for r in drawn} == {"l1", "l2", "random"}
-    assert {r.settings["width_rule"] for r in drawn} == {"inner", "all"}
-    assert {r.settings["scope"] for r in drawn} == {"layer", "global"}
+    pruned = [r.settings for r in drawn if r.settings["pruning_ratio"] > 0]
+    assert {settings["criterion"] for settings in pruned} == set(CRITERIA)
+    assert {settings["width_rule"] for settings in pruned} == {"inner", "all"}
+    assert {settings["scope"] for settings in pruned} == {"layer", "global", "isomorphic"}
+    for repair in ("batch_norm_repair", "ridge_repair"):
+        assert {settings[repair] for settings in pruned} == {False, True}
     assert {r.batch_size for r in drawn} == {16, 32, 64, 128}
     assert {r.trainable_depth for r in drawn} == {0.0, 0.25, 0.5, 0.75, 1.0}
     assert {r.resolution for r in drawn} == {112, 168, 224}
     assert {r.target_flops for r in drawn} == set(RUNGS)
+
+
+def test_a_dense_recipe_has_nothing_to_choose_about_pruning() -> None:
+    ranges = {"pruning_ratio": 0, "batch_norm_repair": True}
+    drawn = draw(filter_pruning, ranges, problem(), RandomSampler(seed=0))
+    assert drawn.recipe.settings == ranges
+    assert drawn.names[:3] == ("pruning_ratio", "batch_norm_repair", "optimizer")
 
 
 def test_every_optimiser_has_the_rates_and_the_schedules_that_suit_it() -> None:

@@ -1,6 +1,6 @@
 """Prunes filters of a pretrained model, and rebuilds a pruned one."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -8,13 +8,20 @@ from torch import Tensor, nn
 from trainables.compute import meta_copy
 from trainables.errors import InfeasibleError, InputError
 from trainables.pruning import metadata, surgery, widths
+from trainables.pruning.absorption import Absorbing, absorb
 from trainables.pruning.engine import find_groups
+from trainables.pruning.folding import folded
 from trainables.pruning.groups import ChannelGraph, ChannelGroup, Member, Side
-from trainables.pruning.plan import PruningPlan, WidthRule
+from trainables.pruning.isomorphism import structural_kind
+from trainables.pruning.plan import Criterion, PruningPlan, WidthRule
 from trainables.pruning.proof import prove
-from trainables.pruning.selectors import SELECTORS, filters_of
+from trainables.pruning.reductions import Reduction, dropped
+from trainables.pruning.saliency import GateGradients
+from trainables.pruning.selectors import DATA_DRIVEN, SELECTORS, evidence_of
 from trainables.pruning.structure import Cut, PrunedStructure
 
+Correction = Callable[[Sequence[Reduction]], Absorbing]
+"""How layers absorb the inputs that reductions take from them; see `ridge.fit_ridge`."""
 _LEAST_INNER_SHARE = 0.05
 """Of all filters; between mixed or selective kernels (3 %) and the least of others (17 %)."""
 
@@ -27,6 +34,8 @@ def prune(
     resolution: int,
     seed: int,
     channels: int = 3,
+    gradients: GateGradients | None = None,
+    correct: Correction | None = None,
 ) -> PrunedStructure:
     """Remove filters from `model` in place as `plan` says; returns what was kept.
 
@@ -34,6 +43,9 @@ def prune(
     the savings are real. Modes, `requires_grad` and the model's own statements about its widths
     (`num_features`, …) stay right; parameters that were cut are new objects, so make the optimiser
     afterwards. Equal arguments give equal results; `seed` matters to the random criterion alone.
+
+    `gradients` measures what criteria in `selectors.DATA_DRIVEN` rank by. `correct` is called once
+    the cuts are proved and before they are made; it says how layers absorb the inputs they lose.
 
     Either every layer that the width rule names gets the planned width, and the result is proved to
     compute what the dense model does with the removed channels masked, or `InfeasibleError` names
@@ -43,8 +55,10 @@ def prune(
     if plan.ratio == 0:
         return PrunedStructure()
     graph = find_groups(model, resolution=resolution, channels=channels, head=names)
-    cuts = planned_cuts(model, graph, plan, head=names, seed=seed)
+    reductions = planned_reductions(model, graph, plan, head=names, seed=seed, gradients=gradients)
+    cuts = _cuts(reductions)
     prove(model, cuts, resolution=resolution, channels=channels)
+    absorb(model, reductions, correct(reductions) if correct else {})
     structure = PrunedStructure(cuts=cuts)
     rebuild(model, structure, resolution=resolution, channels=channels)
     return structure
@@ -74,19 +88,55 @@ def planned_cuts(
 
     `head` names the classifier's modules. Raises `InfeasibleError` where the plan cannot be met.
     """
+    return _cuts(planned_reductions(model, graph, plan, head=head, seed=seed))
+
+
+def planned_reductions(
+    model: nn.Module,
+    graph: ChannelGraph,
+    plan: PruningPlan,
+    *,
+    head: Collection[str],
+    seed: int,
+    gradients: GateGradients | None = None,
+) -> tuple[Reduction, ...]:
+    """What `plan` makes of each channel group that its width rule names; nothing is changed.
+
+    Raises `InfeasibleError` where the plan cannot be met.
+    """
     groups = _prunable(model, graph, plan.width_rule, head)
-    generator = torch.Generator().manual_seed(seed)
-    scores = [
-        SELECTORS[plan.criterion](filters_of(model, group), group.width, generator)
-        for group in groups
-    ]
-    cuts = _cuts(groups, widths.keep(groups, scores, plan))
-    if not cuts:
+    scores = _scores(model, groups, plan.criterion, seed=seed, gradients=gradients)
+    kinds = [structural_kind(model, group) for group in groups]
+    kept = widths.keep(groups, scores, plan, kinds=kinds)
+    if all(len(stays) == group.width for group, stays in zip(groups, kept, strict=True)):
         raise InfeasibleError(
             f"ratio={plan.ratio} with round_to={plan.round_to} removes no channel of "
             f"{type(model).__name__}: every width is rounded back to what it was."
         )
-    return cuts
+    if plan.criterion is not Criterion.FOLDING:
+        return tuple(dropped(group, stays) for group, stays in zip(groups, kept, strict=True))
+    return tuple(
+        folded(model, group, blocks=widths.block_channels(group), kept=len(stays))
+        for group, stays in zip(groups, kept, strict=True)
+    )
+
+
+def _scores(
+    model: nn.Module,
+    groups: Sequence[ChannelGroup],
+    criterion: Criterion,
+    *,
+    seed: int,
+    gradients: GateGradients | None,
+) -> list[Tensor]:
+    gates: Sequence[Tensor | None] = [None] * len(groups)
+    if gradients is not None and criterion in DATA_DRIVEN:
+        gates = gradients(groups)
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        SELECTORS[criterion](evidence_of(model, group, generator=generator, gates=gate))
+        for group, gate in zip(groups, gates, strict=True)
+    ]
 
 
 def _head_names(model: nn.Module, head: nn.Module | str) -> frozenset[str]:
@@ -140,12 +190,12 @@ def _prunable(
     return free
 
 
-def _cuts(groups: Sequence[ChannelGroup], kept: Sequence[Tensor]) -> tuple[Cut, ...]:
+def _cuts(reductions: Sequence[Reduction]) -> tuple[Cut, ...]:
     removed: dict[tuple[str, Side], set[int]] = {}
     sides: dict[tuple[str, Side], Member] = {}
-    for group, channels in zip(groups, kept, strict=True):
-        stays = set(channels.tolist())
-        for member in group.members:
+    for reduction in reductions:
+        stays = set(reduction.kept.tolist())
+        for member in reduction.group.members:
             key = member.name, member.side
             sides[key] = member
             removed.setdefault(key, set()).update(
