@@ -2,7 +2,11 @@
 
 from math import floor, log2
 
-from search_spaces.finetuning_draws import suggest_mixing, suggest_optimization
+from search_spaces.finetuning_draws import (
+    suggest_class_weighting,
+    suggest_mixing,
+    suggest_optimization,
+)
 from search_spaces.problem import Problem
 from search_spaces.recipe import Recipe, Setting
 from search_spaces.space import Trial
@@ -51,8 +55,11 @@ def filter_pruning(trial: Trial, problem: Problem) -> Recipe:
     adamw_rate         1e-5 - 3e-2, log              its learning rate, and that of schedule-free,
                                                      whose library says: 1-10 times AdamW's
     adamw_decay        1e-4 - 1e-1, log              their weight decay: around the papers' 1e-2
+    clip_norm          0, 1                          of the gradient; 0 never clips (ours)
     batch_size         powers of two, log            two octaves around Nevis'22's rule
     label_smoothing    0 - 0.3                       Nevis'22
+    class_weighting    0 - 1                         0 counts images alike, 1 classes; asked where
+                                                     one class has twice another's images (ours)
     layer_decay        0.5 - 1                       ours
     trainable_depth    0, 0.25, ... 1                ours: from the head alone to everything
     resolution         1/2, 3/4, 1 of the native     pixels; at least 16 (ours)
@@ -65,9 +72,6 @@ def filter_pruning(trial: Trial, problem: Problem) -> Recipe:
 
     A dense recipe has no pruning parameters but the re-estimation of its norms: one recipe, not
     many that are the same.
-
-    Not searched: `clip_norm` and `class_weighting`, which are off. A space of one's own sets them:
-    `replace(filter_pruning(trial, problem), class_weighting=0.5)`.
     """
     low_batch, high_batch = _batch_sizes(problem.train_images)
     low_side, side_step = _resolutions(problem.native_resolution)
@@ -77,6 +81,7 @@ def filter_pruning(trial: Trial, problem: Problem) -> Recipe:
         **suggest_optimization(trial),
         batch_size=_power_of_two(trial.suggest_int("batch_size", low_batch, high_batch, log=True)),
         label_smoothing=trial.suggest_float("label_smoothing", 0.0, 0.3),
+        class_weighting=suggest_class_weighting(trial, problem),
         layer_decay=trial.suggest_float("layer_decay", 0.5, 1.0),
         trainable_depth=(depth := trial.suggest_float("trainable_depth", 0.0, 1.0, step=0.25)),
         resolution=trial.suggest_int(

@@ -12,7 +12,6 @@ from search_spaces.draws import draw
 from search_spaces.filter_pruning import CRITERIA, filter_pruning
 from search_spaces.problem import Problem
 from search_spaces.recipe import Optimizer, Recipe, Schedule
-from search_spaces.space import Trial
 
 RUNGS = (1e9, 2e9, 4e9)
 
@@ -39,6 +38,7 @@ def test_a_given_trial_gives_the_recipe_of_its_values() -> None:
         "schedule": "linear",
         "adamw_rate": 0.01,
         "adamw_decay": 1e-3,
+        "clip_norm": 1.0,
         "batch_size": 47,
         "label_smoothing": 0.1,
         "layer_decay": 0.75,
@@ -69,6 +69,7 @@ def test_a_given_trial_gives_the_recipe_of_its_values() -> None:
         target_flops=2e9,
         optimizer=Optimizer.ADAMW,
         schedule=Schedule.LINEAR,
+        clip_norm=1.0,
         cutmix=1.0,
     )
 
@@ -117,12 +118,11 @@ def test_images_are_mixed_in_one_way_or_not_at_all_and_never_for_the_head_alone(
     assert {(r.mixup, r.cutmix) for r in drawn if r.trainable_depth == 0} == {(0.0, 0.0)}
 
 
-def test_a_space_of_ones_own_sets_what_is_not_searched() -> None:
-    def weighted(trial: Trial, of: Problem) -> Recipe:
-        return replace(filter_pruning(trial, of), class_weighting=0.5, clip_norm=1.0)
-
-    recipe = draw(weighted, {"optimizer": "sgd"}, problem(), RandomSampler(seed=0)).recipe
-    assert (recipe.class_weighting, recipe.clip_norm) == (0.5, 1.0)
+def test_classes_are_weighed_where_the_task_is_skewed() -> None:
+    skewed = recipes(replace(problem(), class_imbalance=2.0), 60)
+    assert min(r.class_weighting for r in skewed) < 0.1
+    assert max(r.class_weighting for r in skewed) > 0.9
+    assert {r.class_weighting for r in recipes(replace(problem(), class_imbalance=1.9), 60)} == {0}
 
 
 def test_batches_are_drawn_by_ratio_not_by_difference() -> None:
