@@ -12,7 +12,13 @@ from search_spaces.ranges import InvalidRangeError
 from search_spaces.recipe import InvalidRecipeError, Recipe
 from search_spaces.space import InvalidSpaceError, Trial
 
-PROBLEM = Problem(rungs=(1e9, 2e9, 4e9, 8e9), native_resolution=32, train_images=50_000, classes=10)
+PROBLEM = Problem(
+    rungs=(1e9, 2e9, 4e9, 8e9),
+    native_resolution=32,
+    train_images=50_000,
+    classes=10,
+    class_imbalance=3.0,
+)
 EVERY_PARAMETER = (
     "pruning_ratio",
     "batch_norm_repair",
@@ -26,8 +32,10 @@ EVERY_PARAMETER = (
     "weight_decay",
     "adamw_rate",
     "adamw_decay",
+    "clip_norm",
     "batch_size",
     "label_smoothing",
+    "class_weighting",
     "layer_decay",
     "trainable_depth",
     "resolution",
