@@ -73,11 +73,13 @@ class Examination:
     @property
     def problem(self) -> Problem:
         """What the search space must know."""
+        images = [count for count in self.summary.class_counts["train"].values() if count]
         return Problem(
             rungs=self._config.rungs.levels(),
             native_resolution=self._config.task.resolution,
-            train_images=self.summary.images["train"],
+            train_images=sum(images),
             classes=len(self.summary.class_names),
+            class_imbalance=max(images) / min(images),
         )
 
     @property

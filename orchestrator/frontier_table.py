@@ -87,7 +87,7 @@ def short_recipe(recipe: Mapping[str, Setting]) -> str:
     """What tells recipes apart at a glance, such as "r0.5 l1/layer/inner · lr 0.06 d0.75 16px b16".
 
     First the method's own settings: numbers by the initial of their name's last word, words as
-    they are, switches by name where they are on. Then the shared ones that matter most.
+    they are, switches by their initials where they are on. Then the shared ones that matter most.
     """
     numbers, words = [], []
     for name, value in recipe.items():
@@ -96,7 +96,7 @@ def short_recipe(recipe: Mapping[str, Setting]) -> str:
         if isinstance(value, str):
             words.append(value)
         elif isinstance(value, bool):
-            words += [name] if value else []
+            words += ["".join(word[0] for word in name.split("_"))] if value else []
         else:
             numbers.append(f"{name.rpartition('_')[2][0]}{value:.3g}")
     own = " ".join([*numbers, "/".join(words)]).strip()

@@ -91,12 +91,12 @@ class Progress:
 
     def _counts(self) -> dict[str, int]:
         states = Counter(trial.state for trial in self._ledger.trials())
-        failed = states[TrialState.FAILED] + states[TrialState.DIVERGED]
         return {
             "running": states[TrialState.RUNNING],
             "done": states[TrialState.COMPLETE],
             "stopped early": states[TrialState.HALVED],
-            "failed": failed,
+            "diverged": states[TrialState.DIVERGED],
+            "failed": states[TrialState.FAILED],
             "infeasible": states[TrialState.INFEASIBLE],
         }
 

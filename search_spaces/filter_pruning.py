@@ -2,10 +2,26 @@
 
 from math import floor, log2
 
-from search_spaces.finetuning_draws import suggest_mixing, suggest_optimization
+from search_spaces.finetuning_draws import (
+    suggest_class_weighting,
+    suggest_mixing,
+    suggest_optimization,
+)
 from search_spaces.problem import Problem
-from search_spaces.recipe import Recipe
+from search_spaces.recipe import Recipe, Setting
 from search_spaces.space import Trial
+
+CRITERIA = (
+    "l1",
+    "l2",
+    "batch_norm_scale",
+    "geometric_median",
+    "taylor",
+    "fisher",
+    "random",
+    "folding",
+)
+"""The names of `trainables.pruning.Criterion`."""
 
 
 def filter_pruning(trial: Trial, problem: Problem) -> Recipe:
@@ -19,11 +35,17 @@ def filter_pruning(trial: Trial, problem: Problem) -> Recipe:
     =================  ============================  ==========================================
     pruning_ratio      0, 0.05, ... 0.95             share of the filters that go; 0 is dense,
                                                      which one random draw in 20 tries
-    criterion          l1, l2, random                weight magnitude as in the paper; the rest
-                                                     as controls (ours)
+    criterion          l1, l2, geometric_median,     l1 as in the paper; FPGM (arXiv 1811.00250),
+                       taylor, fisher, folding,      Molchanov et al. (1906.10771), Theis et al.
+                       batch_norm_scale, random      (1801.05787), model folding (2502.10216),
+                                                     network slimming (1708.06519); random is the
+                                                     control (ours)
     width_rule         inner, all                    inner keeps the size of the representation
                                                      as in the paper; all shrinks it too (ours)
-    scope              layer, global                 where filters are ranked (ours)
+    scope              layer, global, isomorphic     where filters are ranked: layer as in the
+                                                     paper, isomorphic of arXiv 2407.04616
+    batch_norm_repair  no, yes                       statistics re-estimated on 256 images
+    ridge_repair       no, yes                       GRAIL (arXiv 2602.23795), on 256 images
     optimizer          sgd, adamw,                   Nesterov's as in Nevis'22
                        schedule_free_adamw           (arXiv 2211.11747); 1711.05101; 2405.15682
     schedule           cosine, linear,               of sgd and adamw; a schedule-free one has none
@@ -33,8 +55,11 @@ def filter_pruning(trial: Trial, problem: Problem) -> Recipe:
     adamw_rate         1e-5 - 3e-2, log              its learning rate, and that of schedule-free,
                                                      whose library says: 1-10 times AdamW's
     adamw_decay        1e-4 - 1e-1, log              their weight decay: around the papers' 1e-2
+    clip_norm          0, 1                          of the gradient; 0 never clips (ours)
     batch_size         powers of two, log            two octaves around Nevis'22's rule
     label_smoothing    0 - 0.3                       Nevis'22
+    class_weighting    0 - 1                         0 counts images alike, 1 classes; asked where
+                                                     one class has twice another's images (ours)
     layer_decay        0.5 - 1                       ours
     trainable_depth    0, 0.25, ... 1                ours: from the head alone to everything
     resolution         1/2, 3/4, 1 of the native     pixels; at least 16 (ours)
@@ -45,22 +70,18 @@ def filter_pruning(trial: Trial, problem: Problem) -> Recipe:
     target_rung        every rung                    index of the compute aimed at
     =================  ============================  ==========================================
 
-    Not searched: `clip_norm` and `class_weighting`, which are off. A space of one's own sets them:
-    `replace(filter_pruning(trial, problem), class_weighting=0.5)`.
+    A dense recipe has no pruning parameters but the re-estimation of its norms: one recipe, not
+    many that are the same.
     """
     low_batch, high_batch = _batch_sizes(problem.train_images)
     low_side, side_step = _resolutions(problem.native_resolution)
     return Recipe(
         method="filter_pruning",
-        settings={
-            "pruning_ratio": trial.suggest_float("pruning_ratio", 0.0, 0.95, step=0.05),
-            "criterion": trial.suggest_categorical("criterion", ("l1", "l2", "random")),
-            "width_rule": trial.suggest_categorical("width_rule", ("inner", "all")),
-            "scope": trial.suggest_categorical("scope", ("layer", "global")),
-        },
+        settings=_settings(trial),
         **suggest_optimization(trial),
         batch_size=_power_of_two(trial.suggest_int("batch_size", low_batch, high_batch, log=True)),
         label_smoothing=trial.suggest_float("label_smoothing", 0.0, 0.3),
+        class_weighting=suggest_class_weighting(trial, problem),
         layer_decay=trial.suggest_float("layer_decay", 0.5, 1.0),
         trainable_depth=(depth := trial.suggest_float("trainable_depth", 0.0, 1.0, step=0.25)),
         resolution=trial.suggest_int(
@@ -70,6 +91,21 @@ def filter_pruning(trial: Trial, problem: Problem) -> Recipe:
         **(suggest_mixing(trial) if depth > 0 else {}),
         target_flops=problem.rungs[trial.suggest_int("target_rung", 0, len(problem.rungs) - 1)],
     )
+
+
+def _settings(trial: Trial) -> dict[str, Setting]:
+    ratio = trial.suggest_float("pruning_ratio", 0.0, 0.95, step=0.05)
+    repair = trial.suggest_categorical("batch_norm_repair", (False, True))
+    if ratio == 0:
+        return {"pruning_ratio": ratio, "batch_norm_repair": repair}
+    return {
+        "pruning_ratio": ratio,
+        "batch_norm_repair": repair,
+        "criterion": trial.suggest_categorical("criterion", CRITERIA),
+        "width_rule": trial.suggest_categorical("width_rule", ("inner", "all")),
+        "scope": trial.suggest_categorical("scope", ("layer", "global", "isomorphic")),
+        "ridge_repair": trial.suggest_categorical("ridge_repair", (False, True)),
+    }
 
 
 def _batch_sizes(train_images: int) -> tuple[int, int]:

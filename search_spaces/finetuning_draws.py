@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from search_spaces.problem import Problem
 from search_spaces.recipe import Optimizer, Schedule
 from search_spaces.space import Trial
 
@@ -10,10 +11,14 @@ MIXUP = 0.2
 """Of the 0.1-0.4 that gain most on ImageNet (arXiv 1710.09412)."""
 CUTMIX = 1.0
 """The paper's own (arXiv 1905.04899)."""
+CLIP_NORM = 1.0
+"""The usual one (as in arXiv 2010.11929)."""
+SKEWED = 2.0
+"""Class imbalance from which weighing the classes is worth a parameter."""
 
 
 def suggest_optimization(trial: Trial) -> Mapping[str, Any]:
-    """Optimiser, schedule, learning rate and weight decay, by the recipe's names.
+    """Optimiser, schedule, learning rate, weight decay and clipping, by the recipe's names.
 
     Adam's steps have the learning rate's size and SGD's the gradient's times it, so that one range
     cannot serve both: the two of Adam's kind have parameters of their own. Names rather than
@@ -37,6 +42,7 @@ def suggest_optimization(trial: Trial) -> Mapping[str, Any]:
         "schedule": schedule,
         "learning_rate": learning_rate,
         "weight_decay": weight_decay,
+        "clip_norm": trial.suggest_categorical("clip_norm", (0.0, CLIP_NORM)),
     }
 
 
@@ -47,3 +53,10 @@ def suggest_mixing(trial: Trial) -> Mapping[str, Any]:
         "mixup": MIXUP if mixing == "mixup" else 0.0,
         "cutmix": CUTMIX if mixing == "cutmix" else 0.0,
     }
+
+
+def suggest_class_weighting(trial: Trial, problem: Problem) -> float:
+    """The recipe's `class_weighting`; none, and not asked for, where the task is not skewed."""
+    if problem.class_imbalance < SKEWED:
+        return 0.0
+    return trial.suggest_float("class_weighting", 0.0, 1.0)

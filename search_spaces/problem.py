@@ -15,6 +15,8 @@ class Problem:
     """Images of the training split."""
     classes: int
     """Classes of the task."""
+    class_imbalance: float = 1.0
+    """Training images of the most common class for each one of the rarest that has any."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rungs", tuple(self.rungs))
@@ -28,6 +30,7 @@ class Problem:
             ("native_resolution", self.native_resolution >= 8, "must be at least 8 pixels"),
             ("train_images", self.train_images >= 1, "must be at least 1 image"),
             ("classes", self.classes >= 2, "must be at least 2 classes"),
+            ("class_imbalance", self.class_imbalance >= 1, "must be a ratio of 1 or more"),
         )
         for name, holds, rule in rules:
             if not holds:

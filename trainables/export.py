@@ -171,7 +171,10 @@ def _assemble(
             head=classifier_name(module),
             seed=state["seed"],
             calibration=lambda _: iter(()),
+            labelled=lambda _: iter(()),
             forward_flops=lambda: 0.0,
+            train_flops=lambda: 0.0,
+            width_multiple=1,
         ),
     )
     module.load_state_dict(dict(weights))

@@ -38,6 +38,10 @@ from trainables.trunk import find_trunk
 
 LOSS_CHECK_PERIOD = 16
 """Steps between looks at whether the loss is still finite."""
+GPU_WIDTH_MULTIPLE = 8
+"""Channels that tensor cores take at a time; CPUs lose nothing by other widths."""
+SALIENCY_BATCH = 16
+"""Images whose gradients a method may ask for at a time: the smallest batch that is trained."""
 _TENSORS = ("model", "average", "optimizer")
 
 
@@ -303,16 +307,26 @@ class Finetuning:
             head=classifier_name(self._model),
             seed=derive_seed(self._seed, "method"),
             calibration=self._calibration_batches,
+            labelled=self._labelled_batches,
             forward_flops=lambda: count_flops(self._model, resolution=resolution).forward_flops,
+            train_flops=lambda: count_flops(self._model, resolution=resolution).train_flops,
+            width_multiple=GPU_WIDTH_MULTIPLE if self._device.type == "cuda" else 1,
         )
 
     def _calibration_batches(self, images: int) -> Iterator[Tensor]:
-        """The same images for every seed: equal prunings are equal trunks and share features."""
-        shuffled = generator("calibration")
-        order = torch.randperm(len(self._train), generator=shuffled)[:images]
-        for indices in order.split(EVALUATION_BATCH):
+        for indices in self._calibration_order(images).split(EVALUATION_BATCH):
             if len(indices) > 1:
                 yield self._inputs(self._train.images[indices])
+
+    def _labelled_batches(self, images: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for indices in self._calibration_order(images).split(SALIENCY_BATCH):
+            labels = self._train.labels[indices].to(self._device)
+            yield self._inputs(self._train.images[indices]), labels
+
+    def _calibration_order(self, images: int) -> Tensor:
+        """The same images for every seed: equal prunings are equal trunks and share features."""
+        shuffled = generator("calibration")
+        return torch.randperm(len(self._train), generator=shuffled)[:images]
 
     def _inputs(self, images: Tensor) -> Tensor:
         """Normalised input [B, 3, r, r] of images [B, 3, R, R], 0-255, on the device."""

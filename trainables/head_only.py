@@ -68,11 +68,11 @@ class FeatureBatches:
         self._train, self._validation = store.splits["train"], store.splits["validation"]
         self.step_flops = head.train_flops * recipe.batch_size
         self._images = _affordable(
-            budget_flops - spent_flops,
+            budget_flops,
+            spent_flops=spent_flops,
             image_flops=extraction,
             step_flops=self.step_flops,
             total=len(self._train),
-            spent_flops=spent_flops,
         )
         self._extraction_flops = extraction
         self.setup_flops = self._images * extraction
@@ -139,16 +139,19 @@ class FeatureBatches:
 
 
 def _affordable(
-    flops: float, *, image_flops: float, step_flops: float, total: int, spent_flops: float
+    budget_flops: float, *, spent_flops: float, image_flops: float, step_flops: float, total: int
 ) -> int:
-    """Images to extract for a recipe that has `flops` left."""
-    affordable = EXTRACTION_SHARE * flops / image_flops if image_flops else math.inf
+    """Images to extract for a recipe that may spend `budget_flops`, `spent_flops` of it before."""
+    left = budget_flops - spent_flops
+    affordable = EXTRACTION_SHARE * left / image_flops if image_flops else math.inf
     images = whole_chunks(affordable, total=total)
-    if images == 0 or images * image_flops + step_flops > flops:
+    if images == 0 or images * image_flops + step_flops > left:
+        least = min(SMALLEST_CHUNK, total)
         raise InfeasibleError(
-            f"the {flops:.3g} FLOPs left of the highest rung aimed at pay for too few features: "
-            f"those of one image cost {image_flops:.3g}, one step of the head {step_flops:.3g}, "
-            f"and the least is {min(SMALLEST_CHUNK, total)} images and one step",
+            f"preparing costs {spent_flops:.3g} FLOPs, the features of {least} images "
+            f"{least * image_flops:.3g} and one step of the head {step_flops:.3g}, too much for "
+            f"the {budget_flops:.3g} of the highest rung aimed at, of which features get "
+            f"{EXTRACTION_SHARE:.0%} of what preparing leaves",
             spent_flops=spent_flops,
         )
     return images

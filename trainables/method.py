@@ -32,8 +32,16 @@ class MethodContext:
     calibration: Callable[[int], Iterator[Tensor]]
     """Yields normalised training images, [B, 3, R, R], without labels or augmentation; at most
     the given number in all, at least 2 a batch."""
+    labelled: Callable[[int], Iterator[tuple[Tensor, Tensor]]]
+    """Yields the same images as `calibration`, at most the given number in all, with their labels
+    [B]; in batches small enough to differentiate."""
     forward_flops: Callable[[], float]
     """FLOPs of one image's forward pass through the model as it is when called."""
+    train_flops: Callable[[], float]
+    """FLOPs of one image's forward and backward pass through the model as it is when called, with
+    the gradients that are switched on then."""
+    width_multiple: int
+    """Widths that the device computes well are multiples of this; 1 where any is as good."""
 
 
 @dataclass(frozen=True, kw_only=True)

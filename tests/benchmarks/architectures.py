@@ -138,28 +138,32 @@ def main() -> None:
 
 def sweep(names: list[str], folder: Path) -> list[dict[str, Any]]:
     """A row for each model; what one process prunes the other rebuilds."""
+    rows: list[dict[str, Any]] = []
+    for start in range(0, len(names), _MODELS_A_PROCESS):
+        part = names[start : start + _MODELS_A_PROCESS]
+        spawn = multiprocessing.get_context("spawn")
+        pools = [ProcessPoolExecutor(1, mp_context=spawn) for _ in range(_PROCESSES)]
+        rows += _part(part, folder, pools)
+        for pool in pools:
+            pool.shutdown()
+    return rows
+
+
+def _part(names: list[str], folder: Path, pools: list[ProcessPoolExecutor]) -> list[dict[str, Any]]:
     console = Console(stderr=True)
-    spawn = multiprocessing.get_context("spawn")
-    pools = [
-        ProcessPoolExecutor(1, mp_context=spawn, max_tasks_per_child=_MODELS_A_PROCESS)
-        for _ in range(_PROCESSES)
-    ]
     pruned = [
-        pools[number % _PROCESSES].submit(_row, name, folder) for number, name in enumerate(names)
+        pools[number % len(pools)].submit(_row, name, folder) for number, name in enumerate(names)
     ]
     rebuilt: list[Future[str]] = []
+    for number, name in enumerate(names):
+        pruned[number].result()
+        rebuilt.append(pools[(number + 1) % len(pools)].submit(_rebuilt, name, folder))
     rows = []
-    for number, (name, future) in enumerate(zip(names, pruned, strict=True)):
+    for future, again in zip(pruned, rebuilt, strict=True):
         row = future.result()
-        rows.append(row)
-        rebuilt.append(pools[(number + 1) % _PROCESSES].submit(_rebuilt, name, folder))
-        console.print(
-            f"{number + 1}/{len(names)} {name}: {row['seconds']} s, {row['failure'] or 'pruned'}"
-        )
-    for row, again in zip(rows, rebuilt, strict=True):
         row["failure"] = row["failure"] or again.result()
-    for pool in pools:
-        pool.shutdown()
+        console.print(f"{row['name']}: {row['seconds']} s, {row['failure'] or 'reached'}")
+        rows.append(row)
     return rows
 
 

@@ -44,6 +44,8 @@ SETTINGS: dict[str, Any] = {
     "criterion": "l1",
     "width_rule": "inner",
     "scope": "layer",
+    "batch_norm_repair": True,
+    "ridge_repair": False,
 }
 TASK = {"source": "digits", "resolution": 32, "mirror": False}
 MODEL = "resnet10t"

@@ -140,7 +140,7 @@ def test_a_config_that_is_not_there(refused: Callable[..., str], tmp_path: Path)
         ("space.ranges.pruning_ratio=[0.5, 1.5]", ("ranges.pruning_ratio=[0.5, 1.5]", "[0, 0.95]")),
         ("space.ranges.pruning_ratio=[0.5, 0.1]", ("ranges.pruning_ratio=[0.5, 0.1]", "low end")),
         ("space.ranges.pruning_ration=0.5", ("pruning_ration", "did you mean pruning_ratio?")),
-        ("space.ranges.criterion=[l3]", ("'l3'", "l1, l2, random")),
+        ("space.ranges.criterion=[l3]", ("'l3'", "l1, l2, batch_norm_scale")),
         ("space.function=filter_prunning", ("'filter_prunning'", "filter_pruning")),
         ("space.function=no_such_module:space", ("no_such_module:space", "PYTHONPATH")),
         ("space.function=json:space", ("json:space", "has no function 'space'")),

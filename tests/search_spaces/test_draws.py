@@ -12,20 +12,30 @@ from search_spaces.ranges import InvalidRangeError
 from search_spaces.recipe import InvalidRecipeError, Recipe
 from search_spaces.space import InvalidSpaceError, Trial
 
-PROBLEM = Problem(rungs=(1e9, 2e9, 4e9, 8e9), native_resolution=32, train_images=50_000, classes=10)
+PROBLEM = Problem(
+    rungs=(1e9, 2e9, 4e9, 8e9),
+    native_resolution=32,
+    train_images=50_000,
+    classes=10,
+    class_imbalance=3.0,
+)
 EVERY_PARAMETER = (
     "pruning_ratio",
+    "batch_norm_repair",
     "criterion",
     "width_rule",
     "scope",
+    "ridge_repair",
     "optimizer",
     "schedule",
     "learning_rate",
     "weight_decay",
     "adamw_rate",
     "adamw_decay",
+    "clip_norm",
     "batch_size",
     "label_smoothing",
+    "class_weighting",
     "layer_decay",
     "trainable_depth",
     "resolution",
@@ -94,7 +104,7 @@ def test_ranges_of_conditional_parameters_are_known_and_checked() -> None:
             "zzz names no parameter left in the search space, which has .*; leave it out.",
         ),
         ({"pruning_ratio": [0.5, 1.5]}, "must lie within"),
-        ({"criterion": ["l1", "taylor"]}, "choose among l1, l2, random"),
+        ({"criterion": ["l1", "l3"]}, "choose among l1, l2, batch_norm_scale"),
         ({"target_rung": 4}, "must lie within"),
         ({"batch_size": 48}, "ranges.batch_size=48 cannot be had.*makes 64 of it; write 64"),
         ({3: 1}, "ranges.3 names no parameter"),

@@ -9,10 +9,9 @@ from optuna.samplers import RandomSampler
 from optuna.trial import FixedTrial
 
 from search_spaces.draws import draw
-from search_spaces.filter_pruning import filter_pruning
+from search_spaces.filter_pruning import CRITERIA, filter_pruning
 from search_spaces.problem import Problem
 from search_spaces.recipe import Optimizer, Recipe, Schedule
-from search_spaces.space import Trial
 
 RUNGS = (1e9, 2e9, 4e9)
 
@@ -33,10 +32,13 @@ def test_a_given_trial_gives_the_recipe_of_its_values() -> None:
         "criterion": "l2",
         "width_rule": "all",
         "scope": "global",
+        "batch_norm_repair": True,
+        "ridge_repair": False,
         "optimizer": "adamw",
         "schedule": "linear",
         "adamw_rate": 0.01,
         "adamw_decay": 1e-3,
+        "clip_norm": 1.0,
         "batch_size": 47,
         "label_smoothing": 0.1,
         "layer_decay": 0.75,
@@ -53,6 +55,8 @@ def test_a_given_trial_gives_the_recipe_of_its_values() -> None:
             "criterion": "l2",
             "width_rule": "all",
             "scope": "global",
+            "batch_norm_repair": True,
+            "ridge_repair": False,
         },
         learning_rate=0.01,
         weight_decay=1e-3,
@@ -65,19 +69,30 @@ def test_a_given_trial_gives_the_recipe_of_its_values() -> None:
         target_flops=2e9,
         optimizer=Optimizer.ADAMW,
         schedule=Schedule.LINEAR,
+        clip_norm=1.0,
         cutmix=1.0,
     )
 
 
 def test_every_choice_and_both_ends_are_reached() -> None:
     drawn = recipes(problem())
-    assert {r.settings["criterion"] for r in drawn} == {"l1", "l2", "random"}
-    assert {r.settings["width_rule"] for r in drawn} == {"inner", "all"}
-    assert {r.settings["scope"] for r in drawn} == {"layer", "global"}
+    pruned = [r.settings for r in drawn if r.settings["pruning_ratio"] > 0]
+    assert {settings["criterion"] for settings in pruned} == set(CRITERIA)
+    assert {settings["width_rule"] for settings in pruned} == {"inner", "all"}
+    assert {settings["scope"] for settings in pruned} == {"layer", "global", "isomorphic"}
+    for repair in ("batch_norm_repair", "ridge_repair"):
+        assert {settings[repair] for settings in pruned} == {False, True}
     assert {r.batch_size for r in drawn} == {16, 32, 64, 128}
     assert {r.trainable_depth for r in drawn} == {0.0, 0.25, 0.5, 0.75, 1.0}
     assert {r.resolution for r in drawn} == {112, 168, 224}
     assert {r.target_flops for r in drawn} == set(RUNGS)
+
+
+def test_a_dense_recipe_has_nothing_to_choose_about_pruning() -> None:
+    ranges = {"pruning_ratio": 0, "batch_norm_repair": True}
+    drawn = draw(filter_pruning, ranges, problem(), RandomSampler(seed=0))
+    assert drawn.recipe.settings == ranges
+    assert drawn.names[:3] == ("pruning_ratio", "batch_norm_repair", "optimizer")
 
 
 def test_every_optimiser_has_the_rates_and_the_schedules_that_suit_it() -> None:
@@ -103,12 +118,11 @@ def test_images_are_mixed_in_one_way_or_not_at_all_and_never_for_the_head_alone(
     assert {(r.mixup, r.cutmix) for r in drawn if r.trainable_depth == 0} == {(0.0, 0.0)}
 
 
-def test_a_space_of_ones_own_sets_what_is_not_searched() -> None:
-    def weighted(trial: Trial, of: Problem) -> Recipe:
-        return replace(filter_pruning(trial, of), class_weighting=0.5, clip_norm=1.0)
-
-    recipe = draw(weighted, {"optimizer": "sgd"}, problem(), RandomSampler(seed=0)).recipe
-    assert (recipe.class_weighting, recipe.clip_norm) == (0.5, 1.0)
+def test_classes_are_weighed_where_the_task_is_skewed() -> None:
+    skewed = recipes(replace(problem(), class_imbalance=2.0), 60)
+    assert min(r.class_weighting for r in skewed) < 0.1
+    assert max(r.class_weighting for r in skewed) > 0.9
+    assert {r.class_weighting for r in recipes(replace(problem(), class_imbalance=1.9), 60)} == {0}
 
 
 def test_batches_are_drawn_by_ratio_not_by_difference() -> None:

@@ -24,6 +24,7 @@ GOOD: dict[str, Any] = {
         ("native_resolution", 7),
         ("train_images", 0),
         ("classes", 1),
+        ("class_imbalance", 0.5),
     ],
 )
 def test_a_bad_value_is_refused_by_name(name: str, value: object) -> None:

@@ -30,6 +30,8 @@ def make_recipe(*, pruning_ratio: float = 0.0, width_rule: str = "inner", **chan
             "criterion": "l1",
             "width_rule": width_rule,
             "scope": "layer",
+            "batch_norm_repair": pruning_ratio > 0,
+            "ridge_repair": False,
         },
         "learning_rate": 0.01,
         "weight_decay": 1e-4,

@@ -1,6 +1,8 @@
 """Filter pruning as a method: its settings, its cost and its structure."""
 
-from collections.abc import Iterator
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,22 +11,34 @@ import torch
 from torch import Tensor, nn
 
 from trainables.compute import count_flops
-from trainables.errors import InputError
+from trainables.errors import InfeasibleError, InputError
 from trainables.method import MethodContext
 from trainables.methods import filter_pruning
+from trainables.pruning import Criterion, PruningPlan, prune
+from trainables.pruning.absorption import Absorbing
+from trainables.pruning.reductions import Reduction
+from trainables.pruning.ridge import fit_ridge
 
 SETTINGS: dict[str, Any] = {
     "pruning_ratio": 0.5,
     "criterion": "l2",
     "width_rule": "inner",
     "scope": "layer",
+    "batch_norm_repair": True,
+    "ridge_repair": False,
 }
 
 
-def context_for(model: nn.Module, *, images: int = 40, **settings: Any) -> MethodContext:
+def context_for(
+    model: nn.Module, *, images: int = 40, width_multiple: int = 1, **settings: Any
+) -> MethodContext:
     def batches(most: int) -> Iterator[Tensor]:
         noise = torch.randn((min(images, most), 3, 32, 32), generator=torch.manual_seed(0))
         yield from noise.split(16) if images else ()
+
+    def labelled(most: int) -> Iterator[tuple[Tensor, Tensor]]:
+        for noise in batches(most):
+            yield noise, torch.arange(len(noise)) % 5
 
     return MethodContext(
         settings=SETTINGS | settings,
@@ -32,7 +46,10 @@ def context_for(model: nn.Module, *, images: int = 40, **settings: Any) -> Metho
         head="fc",
         seed=1,
         calibration=batches,
+        labelled=labelled,
         forward_flops=lambda: count_flops(model, resolution=32).forward_flops,
+        train_flops=lambda: count_flops(model, resolution=32).train_flops,
+        width_multiple=width_multiple,
     )
 
 
@@ -67,7 +84,8 @@ def test_its_statistics_are_those_of_the_pruned_model(model: nn.Module) -> None:
 
 def test_a_ratio_of_zero_leaves_everything_and_costs_nothing(model: nn.Module) -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    prepared = filter_pruning.prepare(model, context_for(model, pruning_ratio=0))
+    context = context_for(model, pruning_ratio=0, batch_norm_repair=False, ridge_repair=True)
+    prepared = filter_pruning.prepare(model, context)
     assert prepared.flops == 0
     after = model.state_dict()
     assert all(torch.equal(after[name], value) for name, value in before.items())
@@ -92,6 +110,96 @@ def test_without_images_to_look_at_pruning_costs_nothing(model: nn.Module) -> No
     assert filter_pruning.prepare(model, context_for(model, images=0)).flops == 0
 
 
+def test_a_dense_models_norms_can_be_repaired_too(model: nn.Module) -> None:
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    dense = count_flops(model, resolution=32).forward_flops
+    prepared = filter_pruning.prepare(model, context_for(model, pruning_ratio=0))
+    assert prepared.flops == 40 * dense
+    changed = {name for name, value in model.state_dict().items() if (value != before[name]).any()}
+    statistics = ("running_mean", "running_var", "num_batches_tracked")
+    assert changed
+    assert all(name.endswith(statistics) for name in changed)
+
+
+def test_without_repairs_nothing_is_spent_and_the_weights_are_those_that_stay(
+    model: nn.Module,
+) -> None:
+    plain = copy.deepcopy(model)
+    prepared = filter_pruning.prepare(model, context_for(model, batch_norm_repair=False))
+    assert prepared.flops == 0
+    plan = PruningPlan(ratio=0.5, criterion="l2")
+    assert prune(plain, plan, head="fc", resolution=32, seed=1).to_dict() == prepared.structure
+    theirs = plain.state_dict()
+    assert all(torch.equal(value, theirs[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("criterion", ["taylor", "fisher"])
+def test_gradients_cost_passes_of_the_dense_model(model: nn.Module, criterion: str) -> None:
+    dense = count_flops(model, resolution=32)
+    assert 2.5 * dense.forward_flops < dense.train_flops < 3 * dense.forward_flops
+    context = context_for(model, images=1000, criterion=criterion, batch_norm_repair=False)
+    prepared = filter_pruning.prepare(model, context)
+    assert prepared.flops == filter_pruning.SALIENCY_IMAGES * dense.train_flops
+
+
+def test_the_ridge_correction_costs_dense_forward_passes_and_its_algebra(model: nn.Module) -> None:
+    dense = count_flops(model, resolution=32).forward_flops
+    context = context_for(model, ridge_repair=True)
+    alone = replace(context, settings=SETTINGS | {"ridge_repair": True, "batch_norm_repair": False})
+    images = list(context.calibration(40))
+    algebra: list[float] = []
+
+    def correct(reductions: Sequence[Reduction]) -> Absorbing:
+        algebra.append(fit_ridge(twin, reductions, images, head="fc").flops)
+        return {}
+
+    twin = copy.deepcopy(model)
+    prune(
+        twin,
+        PruningPlan(ratio=0.5, criterion="l2"),
+        head="fc",
+        resolution=32,
+        seed=1,
+        correct=correct,
+    )
+    ridge = filter_pruning.prepare(copy.deepcopy(model), alone)
+    assert ridge.flops == pytest.approx(40 * dense + algebra[0])
+    both = filter_pruning.prepare(model, context)
+    pruned = count_flops(model, resolution=32).forward_flops
+    assert both.flops == pytest.approx(ridge.flops + 40 * pruned)
+
+
+def test_what_a_failed_preparation_cost_is_told(model: nn.Module) -> None:
+    dense = count_flops(model, resolution=32).train_flops
+    nn.init.zeros_(model.fc.weight)
+    with pytest.raises(InfeasibleError, match="no gradient at any channel") as caught:
+        filter_pruning.prepare(model, context_for(model, criterion="taylor"))
+    assert caught.value.spent_flops == 40 * dense
+
+
+def test_widths_are_multiples_of_what_the_device_likes(model: nn.Module) -> None:
+    context = context_for(model, width_multiple=8, pruning_ratio=0.3, width_rule="all")
+    filter_pruning.prepare(model, context)
+    widths = {m.out_channels for m in model.modules() if isinstance(m, nn.Conv2d)}
+    assert all(width % 8 == 0 for width in widths)
+
+
+@pytest.mark.parametrize("criterion", list(Criterion))
+def test_every_criterion_gives_the_same_model_twice(model: nn.Module, criterion: Criterion) -> None:
+    again, images = copy.deepcopy(model), torch.randn(2, 3, 32, 32)
+    structures = []
+    for one in (model, again):
+        context = context_for(one, criterion=criterion, scope="isomorphic", ridge_repair=True)
+        structures.append(filter_pruning.prepare(one, context).structure)
+    assert structures[0] == structures[1]
+    assert torch.equal(model.eval()(images), again.eval()(images))
+
+
+@pytest.mark.parametrize("settings", [{"pruning_ratio": 0}, {"pruning_ratio": 0.0}])
+def test_a_dense_recipe_needs_no_other_settings(settings: dict[str, Any]) -> None:
+    filter_pruning.check(settings)
+
+
 @pytest.mark.parametrize("ratio", [0, 0.0, 0.95])
 def test_sensible_settings_pass(ratio: float) -> None:
     filter_pruning.check(SETTINGS | {"pruning_ratio": ratio})
@@ -105,10 +213,12 @@ def test_sensible_settings_pass(ratio: float) -> None:
         ({"pruning_ratio": float("nan")}, "pruning_ratio=nan must lie"),
         ({"pruning_ratio": True}, "pruning_ratio=True must lie"),
         ({"pruning_ratio": "half"}, "pruning_ratio='half' must lie"),
-        ({"criterion": "l3"}, "criterion='l3' must be one of 'l1', 'l2', 'random'"),
+        ({"criterion": "l3"}, "criterion='l3' must be one of 'l1', 'l2', 'batch_norm_scale'"),
         ({"width_rule": 1}, "width_rule=1 must be one of 'inner', 'all'"),
-        ({"scope": "network"}, "scope='network' must be one of 'layer', 'global'"),
-        ({"rank": 4}, "has the settings pruning_ratio, .* and the recipe gives criterion, .*rank"),
+        ({"scope": "network"}, "scope='network' must be one of 'layer', 'global', 'isomorphic'"),
+        ({"ridge_repair": 1}, "ridge_repair=1 must be true or false"),
+        ({"batch_norm_repair": "yes"}, "batch_norm_repair='yes' must be true or false"),
+        ({"rank": 4}, "has the settings pruning_ratio, .* and the recipe gives batch.*, rank"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(changes: dict[str, Any], message: str) -> None:
@@ -119,3 +229,5 @@ def test_settings_that_make_no_sense_are_refused(changes: dict[str, Any], messag
 def test_missing_settings_are_refused() -> None:
     with pytest.raises(InputError, match="and the recipe gives none"):
         filter_pruning.check({})
+    with pytest.raises(InputError, match="only a pruning_ratio of 0 needs no others"):
+        filter_pruning.check({"pruning_ratio": 0.5})

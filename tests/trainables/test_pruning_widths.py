@@ -115,6 +115,27 @@ def test_the_global_scope_does_not_depend_on_a_layers_scale() -> None:
     assert [k.tolist() for k in plain] == [k.tolist() for k in scaled]
 
 
+def test_the_isomorphic_scope_ranks_within_a_kind_alone() -> None:
+    plan = PruningPlan(ratio=0.5, scope=Scope.ISOMORPHIC)
+    peaked, even = scores(0, 0, 0, 12), scores(3, 3, 3, 3)
+    groups = [group(4)] * 3
+    kept = keep(groups, [peaked, even, peaked], plan, kinds=["conv", "conv", "depthwise"])
+    # among the two of a kind the four highest of eight, by their layer's mean: 4, then 1 each
+    assert [k.tolist() for k in kept] == [[3], [0, 1, 2], [0, 3]]
+    alone = keep(groups, [peaked, even, peaked], plan, kinds=["a", "b", "c"])
+    layer = keep(groups, [peaked, even, peaked], PruningPlan(ratio=0.5))
+    assert [k.tolist() for k in alone] == [k.tolist() for k in layer]
+    together = keep(groups, [peaked, even, peaked], plan, kinds=["a", "a", "a"])
+    everywhere = keep(groups, [peaked, even, peaked], PruningPlan(ratio=0.5, scope=Scope.GLOBAL))
+    assert [k.tolist() for k in together] == [k.tolist() for k in everywhere]
+
+
+def test_the_isomorphic_scope_empties_no_layer() -> None:
+    plan = PruningPlan(ratio=0.5, scope=Scope.ISOMORPHIC)
+    skewed = keep([group(2)] * 2, [scores(0, 0), scores(5, 5)], plan, kinds=["a", "a"])
+    assert [k.tolist() for k in skewed] == [[0], [0, 1]]
+
+
 def test_blocks_that_cannot_lose_channels_are_refused_by_name() -> None:
     with pytest.raises(InfeasibleError, match=r"layer cannot be pruned.*blocks of grouped4 must"):
         block_channels(group(4, 4))
@@ -134,7 +155,10 @@ def test_uneven_blocks_are_cut_into_parts_of_one_size() -> None:
         ({"ratio": -0.1}, r"must lie in \[0, 1\)"),
         ({"ratio": float("nan")}, r"must lie in \[0, 1\)"),
         ({"ratio": 0.5, "round_to": 0}, r"round_to=0 must be at least 1"),
-        ({"ratio": 0.5, "criterion": "l3"}, r"criterion='l3' must be one of 'l1', 'l2', 'random'"),
+        (
+            {"ratio": 0.5, "criterion": "l3"},
+            r"criterion='l3' must be one of 'l1', 'l2', 'batch_norm_scale'",
+        ),
         ({"ratio": 0.5, "width_rule": "most"}, r"must be one of 'inner', 'all'"),
         ({"ratio": 0.5, "scope": "net"}, r"must be one of 'layer', 'global'"),
     ],

@@ -13,8 +13,18 @@ class Criterion(StrEnum):
     """Sum of the absolute weights."""
     L2 = "l2"
     """Euclidean norm of the weights."""
+    BATCH_NORM_SCALE = "batch_norm_scale"
+    """Gain of the norms that the channel passes."""
+    GEOMETRIC_MEDIAN = "geometric_median"
+    """Distance from the other filters of the layer."""
+    TAYLOR = "taylor"
+    """Squared first-order change of the loss without the channel; needs labelled images."""
+    FISHER = "fisher"
+    """Mean squared derivative of each image's loss by the channel; needs labelled images."""
     RANDOM = "random"
     """Nothing: the control that every criterion must beat."""
+    FOLDING = "folding"
+    """No filter alone: those that resemble one another are merged."""
 
 
 class WidthRule(StrEnum):
@@ -33,6 +43,8 @@ class Scope(StrEnum):
     """Each layer loses the same share."""
     GLOBAL = "global"
     """One ranking over all layers of scores divided by their layer's mean; no layer is emptied."""
+    ISOMORPHIC = "isomorphic"
+    """Such a ranking among channels that pass the same kinds of layers (arXiv 2407.04616)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +52,7 @@ class PruningPlan:
     """Zero-shot structured pruning, before any finetuning (arXiv 2304.13164).
 
     The paper's criterion is magnitude and it leaves the representation's width alone (`INNER`);
-    norm, scope and rounding are ours.
+    the other choices are of later work or ours.
     """
 
     ratio: float

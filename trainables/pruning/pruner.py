@@ -1,9 +1,7 @@
 """Prunes filters of a pretrained model, and rebuilds a pruned one."""
 
-import functools
 from collections import OrderedDict
-from collections.abc import Collection, Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Hashable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,13 +9,21 @@ from torch import Tensor, nn
 from trainables.compute import meta_copy, structure_key
 from trainables.errors import InfeasibleError, InputError
 from trainables.pruning import metadata, surgery, widths
+from trainables.pruning.absorption import Absorbing, absorb
+from trainables.pruning.choice import Choice
 from trainables.pruning.engine import find_groups
-from trainables.pruning.groups import ChannelGraph, ChannelGroup, Member, Side
-from trainables.pruning.plan import PruningPlan, WidthRule
-from trainables.pruning.proof import MixedChannels, prove
-from trainables.pruning.selectors import SELECTORS, filters_of
-from trainables.pruning.structure import Cut, PrunedStructure, Resize, Skipped
+from trainables.pruning.folding import folded
+from trainables.pruning.groups import ChannelGraph, ChannelGroup, Side
+from trainables.pruning.isomorphism import structural_kind
+from trainables.pruning.plan import Criterion, PruningPlan, WidthRule
+from trainables.pruning.proof import prove
+from trainables.pruning.reductions import Reduction, dropped
+from trainables.pruning.saliency import GateGradients
+from trainables.pruning.selectors import DATA_DRIVEN, SELECTORS, evidence_of
+from trainables.pruning.structure import PrunedStructure, Skipped
 
+Correction = Callable[[Sequence[Reduction]], Absorbing]
+"""How layers absorb the inputs that reductions take from them; see `ridge.fit_ridge`."""
 _LEAST_SHARE = {WidthRule.INNER: 0.05, WidthRule.ALL: 0.25}
 """Of all filters; with less the plan would be a dense model by another name."""
 _REMEMBERED_PROOFS = 256
@@ -31,6 +37,8 @@ def prune(
     resolution: int,
     seed: int,
     channels: int = 3,
+    gradients: GateGradients | None = None,
+    correct: Correction | None = None,
 ) -> PrunedStructure:
     """Remove filters from `model` in place as `plan` says; returns what was kept.
 
@@ -38,6 +46,9 @@ def prune(
     the savings are real. Modes, `requires_grad` and the model's own statements about its widths
     (`num_features`, …) stay right; parameters that were cut are new objects, so make the optimiser
     afterwards. Equal arguments give equal results; `seed` matters to the random criterion alone.
+
+    `gradients` measures what criteria in `selectors.DATA_DRIVEN` rank by. `correct` is called once
+    the cuts are proved and before they are made; it says how layers absorb the inputs they lose.
 
     Every layer that the width rule names gets the planned width or is listed in `skipped` with what
     stands in the way. The result is proved to compute what the dense model does with the removed
@@ -48,7 +59,7 @@ def prune(
     if plan.ratio == 0:
         return PrunedStructure()
     graph = find_groups(model, resolution=resolution, channels=channels, head=names)
-    choice = _choose(model, graph, plan, head=names, seed=seed)
+    choice = _choose(model, graph, plan, head=names, seed=seed, gradients=gradients)
     structure = choice.structure
     key = _proof_key(model, structure, resolution=resolution, channels=channels)
     if key not in _proved:
@@ -57,6 +68,7 @@ def prune(
         _proved[key] = None
         if len(_proved) > _REMEMBERED_PROOFS:
             _proved.popitem(last=False)
+    absorb(model, choice.reductions, correct(choice.reductions) if correct else {})
     rebuild(model, structure, resolution=resolution, channels=channels)
     return structure
 
@@ -92,22 +104,48 @@ _proved: OrderedDict[Hashable, None] = OrderedDict()
 
 
 def _choose(
-    model: nn.Module, graph: ChannelGraph, plan: PruningPlan, *, head: Collection[str], seed: int
-) -> "_Choice":
+    model: nn.Module,
+    graph: ChannelGraph,
+    plan: PruningPlan,
+    *,
+    head: Collection[str],
+    seed: int,
+    gradients: GateGradients | None = None,
+) -> Choice:
     groups, skipped = _prunable(model, graph, plan.width_rule, head)
-    generator = torch.Generator().manual_seed(seed)
-    scores = [
-        SELECTORS[plan.criterion](filters_of(model, group), group.width, generator)
-        for group in groups
-    ]
-    kept = widths.keep(groups, scores, plan)
-    choice = _Choice(model=model, graph=graph, groups=groups, kept=kept, skipped=skipped)
-    if not choice.structure.cuts:
+    scores = _scores(model, groups, plan.criterion, seed=seed, gradients=gradients)
+    kinds = [structural_kind(model, group) for group in groups]
+    kept = widths.keep(groups, scores, plan, kinds=kinds)
+    if all(len(stays) == group.width for group, stays in zip(groups, kept, strict=True)):
         raise InfeasibleError(
             f"ratio={plan.ratio} with round_to={plan.round_to} removes no channel of "
             f"{type(model).__name__}: every width is rounded back to what it was."
         )
-    return choice
+    reductions = [
+        folded(model, group, blocks=widths.block_channels(group), kept=len(stays))
+        if plan.criterion is Criterion.FOLDING
+        else dropped(group, stays)
+        for group, stays in zip(groups, kept, strict=True)
+    ]
+    return Choice(model=model, graph=graph, reductions=tuple(reductions), skipped=skipped)
+
+
+def _scores(
+    model: nn.Module,
+    groups: Sequence[ChannelGroup],
+    criterion: Criterion,
+    *,
+    seed: int,
+    gradients: GateGradients | None,
+) -> list[Tensor]:
+    gates: Sequence[Tensor | None] = [None] * len(groups)
+    if gradients is not None and criterion in DATA_DRIVEN:
+        gates = gradients(groups)
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        SELECTORS[criterion](evidence_of(model, group, generator=generator, gates=gate))
+        for group, gate in zip(groups, gates, strict=True)
+    ]
 
 
 def _proof_key(
@@ -199,100 +237,3 @@ def _obstacle(group: ChannelGroup) -> str | None:
 def _outputs(group: ChannelGroup) -> dict[str, tuple[int, ...]]:
     """The group's filters in each layer that makes them, gates included."""
     return {m.name: m.indices for m in group.members if m.side is Side.OUT}
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Choice:
-    """The channels that stay, group by group."""
-
-    model: nn.Module
-    graph: ChannelGraph
-    groups: Sequence[ChannelGroup]
-    kept: Sequence[Tensor]
-    skipped: tuple[Skipped, ...]
-
-    @functools.cached_property
-    def structure(self) -> PrunedStructure:
-        """As cuts and attributes."""
-        return PrunedStructure(
-            cuts=_cuts(self.groups, self.kept), resizes=self._resizes(), skipped=self.skipped
-        )
-
-    def mixings(self) -> tuple[MixedChannels, ...]:
-        """Statistics over channels, some of which go."""
-        narrowed = (
-            MixedChannels(
-                name=mixing.name,
-                dim=mixing.dim,
-                kept=tuple(i for i, channel in enumerate(mixing.channels) if self._stays(channel)),
-            )
-            for mixing in self.graph.mixings
-        )
-        return tuple(
-            mixed
-            for mixed, mixing in zip(narrowed, self.graph.mixings, strict=True)
-            if len(mixed.kept) < len(mixing.channels)
-        )
-
-    @functools.cached_property
-    def _kept_channels(self) -> dict[int, set[int]]:
-        """By the group's position in the graph; groups that are not pruned are missing."""
-        positions = {id(group): number for number, group in enumerate(self.graph.groups)}
-        pairs = zip(self.groups, self.kept, strict=True)
-        return {positions[id(group)]: set(channels.tolist()) for group, channels in pairs}
-
-    def _stays(self, channel: tuple[int, int] | None) -> bool:
-        if channel is None or channel[0] not in self._kept_channels:
-            return True
-        return channel[1] in self._kept_channels[channel[0]]
-
-    def _resizes(self) -> tuple[Resize, ...]:
-        values: dict[tuple[str, str], int | list[int]] = {}
-        for width in self.graph.declared:
-            key = width.name, width.attribute
-            size = sum(map(self._stays, width.channels))
-            if width.position is None:
-                values[key] = size
-                continue
-            dense = getattr(self.model.get_submodule(width.name), width.attribute)
-            sizes = values.setdefault(key, list(dense))
-            assert isinstance(sizes, list)
-            sizes[width.position] = size
-        return tuple(
-            Resize(name=name, attribute=attribute, value=value)
-            for (name, attribute), sizes in values.items()
-            if (value := tuple(sizes) if isinstance(sizes, list) else sizes)
-            != self._dense(name, attribute)
-        )
-
-    def _dense(self, name: str, attribute: str) -> int | tuple[int, ...]:
-        value = getattr(self.model.get_submodule(name), attribute)
-        return value if isinstance(value, int) else tuple(value)
-
-
-def _cuts(groups: Sequence[ChannelGroup], kept: Sequence[Tensor]) -> tuple[Cut, ...]:
-    removed: dict[tuple[str, Side], set[int]] = {}
-    sides: dict[tuple[str, Side], Member] = {}
-    for group, channels in zip(groups, kept, strict=True):
-        stays = set(channels.tolist())
-        for member in group.members:
-            key = member.name, member.side
-            sides[key] = member
-            removed.setdefault(key, set()).update(
-                index
-                for channel, index in zip(member.channels, member.indices, strict=True)
-                if channel not in stays
-            )
-    for (name, side), gone in removed.items():
-        if len(gone) == sides[name, side].width:
-            raise InfeasibleError(f"{name} would lose all its channels ({side}).")
-    return tuple(
-        Cut(
-            name=name,
-            side=side,
-            width=sides[name, side].width,
-            kept=tuple(i for i in range(sides[name, side].width) if i not in gone),
-        )
-        for (name, side), gone in removed.items()
-        if gone
-    )

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from trainables.pruning.modes import eval_mode
+
 
 def reestimate_batch_norm(
     model: nn.Module, batches: Iterable[Tensor], *, only: Collection[str] | None = None
@@ -52,16 +54,13 @@ def reestimate_batch_norm(
 def _only_in_train_mode(
     model: nn.Module, norms: list[nn.modules.batchnorm._BatchNorm]
 ) -> Iterator[None]:
-    modes = [(module, module.training) for module in model.modules()]
     momenta = [norm.momentum for norm in norms]
-    model.eval()
-    for norm in norms:
-        norm.train()
-        norm.momentum = None  # cumulative average
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
+    with eval_mode(model):
+        for norm in norms:
+            norm.train()
+            norm.momentum = None  # cumulative average
+        try:
+            yield
+        finally:
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum

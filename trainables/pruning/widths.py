@@ -1,7 +1,7 @@
 """Widths: how many channels each group keeps, and which, given what each is worth."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 
 import torch
 from torch import Tensor
@@ -12,14 +12,28 @@ from trainables.pruning.plan import PruningPlan, Scope
 
 
 def keep(
-    groups: Sequence[ChannelGroup], scores: Sequence[Tensor], plan: PruningPlan
+    groups: Sequence[ChannelGroup],
+    scores: Sequence[Tensor],
+    plan: PruningPlan,
+    *,
+    kinds: Sequence[Hashable] = (),
 ) -> tuple[Tensor, ...]:
     """The channels that stay in each group, ascending: the highest scores; ties go to the lower.
 
+    `kinds` names the structure of each group, for the isomorphic scope alone: groups of one kind
+    share a ranking.
+
     Raises `InfeasibleError` where a group's blocks are too small or too uneven to lose channels.
     """
+    match plan.scope:
+        case Scope.LAYER:
+            shares = [1 - plan.ratio] * len(scores)
+        case Scope.GLOBAL:
+            shares = _ranked_shares(scores, plan.ratio)
+        case Scope.ISOMORPHIC:
+            shares = _shares_by_kind(scores, plan.ratio, kinds)
     kept = []
-    for group, worth, share in zip(groups, scores, _shares(scores, plan), strict=True):
+    for group, worth, share in zip(groups, scores, shares, strict=True):
         blocks = block_channels(group)
         size = len(blocks[0])
         step = plan.round_to // math.gcd(plan.round_to, len(blocks))
@@ -63,17 +77,32 @@ def block_channels(group: ChannelGroup) -> tuple[Tensor, ...]:
     return tuple(part for block in blocks.values() for part in torch.tensor(block).split(size))
 
 
-def _shares(scores: Sequence[Tensor], plan: PruningPlan) -> list[float]:
-    """The share of channels that each group keeps before rounding."""
-    if plan.scope is Scope.LAYER or not scores:
-        return [1 - plan.ratio] * len(scores)
+def _ranked_shares(scores: Sequence[Tensor], ratio: float) -> list[float]:
+    """The share of channels that each group keeps of one ranking over all, before rounding."""
+    if not scores:
+        return []
     relative = [worth / worth.mean().clamp_min(torch.finfo(worth.dtype).tiny) for worth in scores]
     everything = torch.cat(relative)
-    count = rounded_width(len(everything), share=1 - plan.ratio)
+    count = rounded_width(len(everything), share=1 - ratio)
     stays = torch.zeros(len(everything), dtype=torch.bool)
     stays[_highest(everything, count)] = True
     parts = torch.split(stays, [len(worth) for worth in scores])
     return [float(part.double().mean()) for part in parts]
+
+
+def _shares_by_kind(
+    scores: Sequence[Tensor], ratio: float, kinds: Sequence[Hashable]
+) -> list[float]:
+    """As `_ranked_shares`, with a ranking for each kind."""
+    shares = [0.0] * len(scores)
+    members: dict[Hashable, list[int]] = {}
+    for position, kind in zip(range(len(scores)), kinds, strict=True):
+        members.setdefault(kind, []).append(position)
+    for positions in members.values():
+        ranked = _ranked_shares([scores[position] for position in positions], ratio)
+        for position, share in zip(positions, ranked, strict=True):
+            shares[position] = share
+    return shares
 
 
 def _highest(worth: Tensor, count: int) -> Tensor:
