@@ -42,6 +42,7 @@ def _config(folder: Path, address: str) -> SweepConfig:
                 "resolution": 16,
                 "augmentation": 0.0,
                 "target_rung": LAST_RUNG,
+                "optimizer": "sgd",  # schedule-free norms are settled at every rung, charged once
             }
         },
         "ray": {"address": address},

@@ -50,6 +50,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swept]:
         "space": {
             "ranges": {
                 "pruning_ratio": 0.0,
+                "batch_norm_repair": False,
                 "trainable_depth": 0.0,
                 "resolution": 16,
                 "batch_size": 64,

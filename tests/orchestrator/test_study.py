@@ -204,8 +204,8 @@ def test_a_trial_never_written_down_disappears(path: Path) -> None:
         lambda r: ended(r, TrialState.COMPLETE, measured(0.25, 2.5e9)),
         lambda r: ended(r, TrialState.FAILED),
         lambda r: ended(r, TrialState.RUNNING),
-        lambda r: replace(r, recipe=replace(r.recipe, learning_rate=0.0123)),
-        lambda r: replace(r, params=dict(r.params) | {"learning_rate": 0.0123}),
+        lambda r: replace(r, recipe=replace(r.recipe, label_smoothing=0.0123)),
+        lambda r: replace(r, params=dict(r.params) | {"label_smoothing": 0.0123}),
     ],
 )
 def test_a_study_that_says_otherwise_is_built_anew(
