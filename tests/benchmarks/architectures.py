@@ -113,7 +113,7 @@ _MODELS_A_PROCESS = 40  # then a fresh one, since allocators keep what they once
 
 
 def main() -> None:
-    """Runs the sweep, 13 minutes on two cores that others use as well."""
+    """Runs the sweep, 25 minutes on two cores that others use as well."""
     names = [name for family in FAMILIES.values() for name in family.split()]
     with tempfile.TemporaryDirectory() as folder:
         rows = sweep(names, Path(folder))
