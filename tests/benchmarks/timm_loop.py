@@ -52,7 +52,7 @@ class Size:
 
 
 SIZES = {
-    "cpu": {64: Size(batch=32, images=128), 224: Size(batch=8, images=32)},
+    "cpu": {64: Size(batch=32, images=128), 224: Size(batch=8, images=16)},
     "cuda": {64: Size(batch=256, images=40960), 224: Size(batch=128, images=20480)},
 }
 """By device and pixels."""
