@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainables.images.store import Split
+from trainables.parts import in_parts
 
 EVALUATION_BATCH = 256
 """Images a forward pass of validation, test and calibration; bounds memory, changes no result."""
@@ -21,24 +22,13 @@ def evaluate(
     `inputs` turns stored images [B, 3, R, R] into the model's input. Batches that do not fit into
     memory are halved until they do.
     """
-    batch = EVALUATION_BATCH
-    while True:
-        try:
-            return _evaluate(model, split, inputs, batch=batch)
-        except torch.OutOfMemoryError:
-            if batch == 1:
-                raise
-        batch //= 2
 
-
-def _evaluate(
-    model: nn.Module, split: Split, inputs: Callable[[Tensor], Tensor], *, batch: int
-) -> tuple[float, float]:
-    wrong, loss = 0.0, 0.0
-    for images, labels in zip(split.images.split(batch), split.labels.split(batch), strict=True):
-        pixels = inputs(images)
-        targets = labels.to(pixels.device)
+    def score(rows: slice) -> tuple[float, float]:
+        pixels = inputs(split.images[rows])
+        targets = split.labels[rows].to(pixels.device)
         logits = model(pixels).float()
-        wrong += (logits.argmax(dim=1) != targets).sum().item()
-        loss += F.cross_entropy(logits, targets, reduction="sum").item()
-    return wrong / len(split), loss / len(split)
+        wrong = (logits.argmax(dim=1) != targets).sum().item()
+        return wrong, F.cross_entropy(logits, targets, reduction="sum").item()
+
+    scores = list(in_parts(score, len(split), part=EVALUATION_BATCH))
+    return sum(wrong for wrong, _ in scores) / len(split), sum(s for _, s in scores) / len(split)

@@ -25,6 +25,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from trainables.errors import InputError
+from trainables.mapping import map_private
 from trainables.seeds import generator
 
 SMALLEST_CHUNK = 8
@@ -141,9 +142,7 @@ def _read(path: Path, *, images: int, shape: tuple[int, ...]) -> Tensor | None:
 
 
 def _mapped(file: BinaryIO, *, images: int, shape: tuple[int, ...]) -> Tensor:
-    # Copy on write: PyTorch warns of read-only arrays, and no reader may change the file.
-    rows = np.memmap(file, dtype=np.float32, mode="c", offset=_HEADER_BYTES, shape=(images, *shape))
-    return torch.from_numpy(rows)
+    return map_private(file, dtype=np.float32, shape=(images, *shape), offset=_HEADER_BYTES)
 
 
 def _writable(path: Path) -> BinaryIO:

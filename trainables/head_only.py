@@ -27,6 +27,7 @@ from trainables.features import (
 )
 from trainables.images.store import ImageStore, Split
 from trainables.layers import classifier
+from trainables.parts import in_parts
 from trainables.trunk import FrozenTrunk
 
 EXTRACTION_SHARE = 0.9
@@ -127,7 +128,12 @@ class FeatureBatches:
 
     def _stored(self, path: Path, split: Split, order: Tensor, images: int) -> Features:
         def extract(first: int, last: int) -> Tensor:
-            return self._trunk.features(self._inputs(split.images[order[first:last]]))
+            images = order[first:last]
+
+            def features(rows: slice) -> Tensor:
+                return self._trunk.features(self._inputs(split.images[images[rows]]))
+
+            return torch.cat(list(in_parts(features, len(images), part=len(images))))
 
         return open_features(
             path,

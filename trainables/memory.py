@@ -84,9 +84,11 @@ def trace_memory(
     Tensor storages that live at once are added up, operator by operator. `requires_grad` and the
     modules' modes decide what is saved for the backward pass, so freeze and set them first. Held
     all the time: the weights, their running average, and for each weight that is trained a
-    gradient and `optimizer_copies` values (1 for SGD's momentum, 2 for AdamW). In the model's own
-    dtype, without autocast; scratch space of the kernels is not known. Raises `InputError` where
-    the model cannot be traced.
+    gradient and `optimizer_copies` values (`optimizers.STATE_COPIES`). A step frees the last
+    gradients before it begins, but the trace keeps them: without, small batches peak at the end of
+    the backward pass and large ones at its beginning, and two would not tell the others. In the
+    model's own dtype, without autocast; scratch space of the kernels is not known. Raises
+    `InputError` where the model cannot be traced.
     """
 
     def training(images: int) -> int:

@@ -13,7 +13,7 @@ from trainables.evaluation import EVALUATION_BATCH
 from trainables.finetune import Backbone, Finetuning
 from trainables.images.store import ImageStore, Split
 from trainables.memory import TrialMemory, fit_peak, trace_memory
-from trainables.optimizers import freeze_below, train_mode
+from trainables.optimizers import STATE_COPIES, freeze_below, train_mode
 from trainables.sources import BackboneSource
 
 TRAINING_BATCHES = (8, 24)
@@ -88,7 +88,8 @@ def probe_trial(
 ) -> Finetuning:
     """A trial of `recipe` with another batch size, on blank images, that is over after two steps.
 
-    Two, because the optimiser's state is there from the first on only.
+    Two, because the optimiser's state is there from the first on only. They leave compute for the
+    forward passes that settle a schedule-free average, which no third step could be made of.
     """
     side = recipe.resolution
 
@@ -99,7 +100,8 @@ def probe_trial(
         )
 
     model = backbones.build(source, num_classes=classes)
-    flops = 2 * batch_size * count_flops(model, resolution=side).train_flops * (1 + 1e-9)
+    cost = count_flops(model, resolution=side)
+    flops = batch_size * (2 * cost.train_flops + cost.forward_flops) * (1 + 1e-9)
     return Finetuning(
         recipe=replace(recipe, batch_size=batch_size, target_flops=flops),
         seed=0,
@@ -125,7 +127,7 @@ class RecipeMemory:
         """`measured` is the memory of `recipe`."""
         self._source = source
         self._classes = classes
-        self._traced: dict[tuple[int, float], TrialMemory] = {}
+        self._traced: dict[tuple[int, float, int], TrialMemory] = {}
         self._reference = self._trace(recipe)
         self._measured = measured
 
@@ -138,10 +140,13 @@ class RecipeMemory:
         return memory.peak_bytes(batch_size=recipe.batch_size, evaluation_batch=EVALUATION_BATCH)
 
     def _trace(self, recipe: Recipe) -> TrialMemory:
-        key = recipe.resolution, recipe.trainable_depth
+        copies = STATE_COPIES[recipe.optimizer]
+        key = recipe.resolution, recipe.trainable_depth, copies
         if key not in self._traced:
             model = backbones.build(self._source, num_classes=self._classes)
             freeze_below(model, trainable_depth=recipe.trainable_depth)
             train_mode(model)
-            self._traced[key] = trace_memory(model, resolution=recipe.resolution)
+            self._traced[key] = trace_memory(
+                model, resolution=recipe.resolution, optimizer_copies=copies
+            )
         return self._traced[key]

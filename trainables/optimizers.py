@@ -14,6 +14,8 @@ from trainables.layers import layer_of_parameter
 MOMENTUM = 0.9
 BETAS = (0.9, 0.999)
 """AdamW's decay rates of the averages of gradient and squared gradient."""
+STATE_COPIES = {Optimizer.SGD: 1, Optimizer.ADAMW: 2, Optimizer.SCHEDULE_FREE_ADAMW: 2}
+"""Tensors of its own that an optimiser keeps for each weight."""
 AVERAGE_ORDER = 8
 """Order of the polynomial-decay average: about the last 1/(order + 1) of the steps count."""
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from recipes import DIGITS, SMALL, make_recipe, make_trial, run, rung_uri
+from torch import Tensor, nn
 
 from search_spaces.recipe import Recipe
 from trainables import backbones
@@ -270,3 +271,23 @@ def test_a_split_smaller_than_a_chunk(store: ImageStore) -> None:
     tiny = replace(store, splits=store.splits | {"train": few})
     (measured,) = run(make(tiny, head_only(target_flops=1e8), levels=(1e8,)))
     assert measured.images_seen == 8 * -(-3 * MAX_PASSES // 8)
+
+
+def test_images_that_do_not_fit_into_memory_together_are_extracted_in_halves(
+    store: ImageStore, pretrained: Weights
+) -> None:
+    rich = run(make(store, head_only(), weights=pretrained))
+    elsewhere = replace(store, folder=store.folder.parents[1] / "other" / store.folder.name)
+    trial = make(elsewhere, head_only(), weights=pretrained)
+    sizes: list[int] = []
+
+    def run_out(_model: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        sizes.append(len(arguments[0]))
+        if sizes[-1] > 5:
+            raise torch.OutOfMemoryError(f"{sizes[-1]} images are too many.")
+
+    trial._model.register_forward_pre_hook(run_out)
+    poor = run(trial)
+    assert sizes[:6] == [8, 4, 4, 8, 4, 4]
+    assert bill(poor) == bill(rich)
+    assert [m.val_loss for m in poor] == pytest.approx([m.val_loss for m in rich], rel=1e-4)

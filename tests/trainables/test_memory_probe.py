@@ -3,6 +3,7 @@
 import gc
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from recipes import SMALL, make_recipe
 from torch.profiler import ProfilerActivity, profile
 
 from search_spaces.recipe import Optimizer, Recipe
+from trainables import backbones
 from trainables.errors import InputError
 from trainables.evaluation import EVALUATION_BATCH
 from trainables.memory import PeakMemory, TrialMemory, fit_peak
@@ -70,18 +72,29 @@ def memory() -> RecipeMemory:
     ("changes", "slack"),
     [
         ({"batch_size": 64}, 1.1),
+        ({"batch_size": 64, "optimizer": "adamw"}, 1.1),
+        ({"batch_size": 16, "optimizer": "schedule_free_adamw", "schedule": "constant"}, 1.1),
         ({"batch_size": 128, "resolution": 24}, 1.5),
         ({"batch_size": 128, "trainable_depth": 0.5}, 1.5),
         ({"batch_size": 128, "pruning_ratio": 0.5, "width_rule": "all"}, 3.0),
     ],
 )
 def test_no_recipe_takes_more_than_is_predicted_and_dense_ones_not_much_less(
-    memory: RecipeMemory, changes: dict[str, float], slack: float
+    memory: RecipeMemory, changes: dict[str, Any], slack: float
 ) -> None:
     recipe = make_recipe(**{"resolution": 32, "augmentation": 0.5, **changes})
     took = trial_peak(recipe, batch_size=recipe.batch_size, validation_images=EVALUATION_BATCH)
     predicted = memory.peak_bytes(recipe)
     assert 0.97 * took < predicted < slack * took
+
+
+def test_an_optimiser_that_keeps_more_is_predicted_to_take_more(memory: RecipeMemory) -> None:
+    light, heavy = (
+        memory.peak_bytes(replace(LARGEST, optimizer=kind))
+        for kind in (Optimizer.SGD, Optimizer.ADAMW)
+    )
+    weights = sum(p.nbytes for p in backbones.build(SMALL, num_classes=CLASSES).parameters())
+    assert heavy - light == pytest.approx(weights, rel=0.2)
 
 
 def test_the_dense_recipe_is_the_largest_but_for_its_batch() -> None:

@@ -12,6 +12,7 @@ from torch import nn
 
 from search_spaces.recipe import Optimizer, Schedule
 from trainables.optimizers import (
+    STATE_COPIES,
     RunningAverage,
     build_optimizer,
     freeze_below,
@@ -175,6 +176,16 @@ def test_a_restored_optimiser_goes_on_bit_by_bit(
     stepped(twin, second, range(6, 12))
     for one, other in zip(model.parameters(), twin.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("kind", Optimizer)
+def test_an_optimiser_keeps_as_many_tensors_a_weight_as_are_counted(kind: Optimizer) -> None:
+    model = nn.Sequential(nn.Linear(5, 3))
+    optimizer = build(model, kind)
+    model(torch.ones(2, 5)).sum().backward()
+    optimizer.step()
+    kept = sum(t.numel() for t in optimizer_tensors(optimizer, model).values() if t.ndim)
+    assert kept == STATE_COPIES[kind] * sum(p.numel() for p in model.parameters())
 
 
 def test_the_average_is_the_weighted_sum_of_its_formula() -> None:

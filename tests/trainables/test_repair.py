@@ -63,6 +63,46 @@ def test_modes_and_momenta_come_back_after_an_error() -> None:
     assert model[1].momentum == 0.3
 
 
+class Gluttonous(nn.Module):
+    """Runs out of memory, behind the first norm, on more images than it can take."""
+
+    def __init__(self, *, at_most: int) -> None:
+        super().__init__()
+        self.at_most = at_most
+
+    def forward(self, maps: Tensor) -> Tensor:
+        if len(maps) > self.at_most:
+            raise torch.OutOfMemoryError(f"{len(maps)} images are too many.")
+        return maps
+
+
+def test_a_batch_that_does_not_fit_counts_as_its_halves() -> None:
+    torch.manual_seed(1)
+    rich = net()
+    poor = copy.deepcopy(rich)
+    poor[2] = Gluttonous(at_most=2)
+    (images,) = batches(8)
+    assert reestimate_batch_norm(rich, images.split(2)) == 8
+    assert reestimate_batch_norm(poor, [images]) == 8
+    for name, buffer in rich.named_buffers():
+        assert torch.equal(buffer, poor.get_buffer(name)), name
+
+
+def test_an_odd_image_of_a_halved_batch_is_left_out() -> None:
+    poor = net()
+    poor[2] = Gluttonous(at_most=3)
+    assert reestimate_batch_norm(poor, batches(7)) == 6
+    assert poor[1].num_batches_tracked == poor[3].num_batches_tracked == 2
+
+
+def test_a_batch_of_which_no_two_images_fit_fails_and_is_forgotten() -> None:
+    poor = net()
+    poor[2] = Gluttonous(at_most=1)
+    with pytest.raises(torch.OutOfMemoryError, match="2 images are too many"):
+        reestimate_batch_norm(poor, batches(8))
+    assert poor[1].num_batches_tracked == 0
+
+
 def test_batches_of_one_image_are_left_out() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 9), nn.BatchNorm2d(4))  # maps of one pixel
     assert reestimate_batch_norm(model, batches(4, 1)) == 4

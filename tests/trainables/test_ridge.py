@@ -71,6 +71,21 @@ def test_it_is_the_ridge_regression_on_what_the_layer_reads() -> None:
     assert torch.allclose(found, gram[:, kept] @ torch.linalg.inv(own + penalty))
 
 
+def test_a_batch_that_does_not_fit_into_memory_counts_as_its_halves() -> None:
+    model, images = chain(nn.BatchNorm2d(8)), noise()
+    reductions = reduced(model, "first", [0, 2, 3, 7])
+    rich = fit_ridge(model, reductions, images.split(4), head="head")
+
+    def run_out(_head: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        if len(arguments[0]) > 5:
+            raise torch.OutOfMemoryError("too many images")
+
+    model.head.register_forward_pre_hook(run_out)
+    poor = fit_ridge(model, reductions, [images], head="head")
+    assert torch.equal(poor.absorbing["second"][0], rich.absorbing["second"][0])
+    assert poor.flops == rich.flops
+
+
 def test_its_cost_is_that_of_its_algebra() -> None:
     model = chain(nn.Identity())
     ridge = fit_ridge(model, reduced(model, "first", [0, 1, 2]), noise(10).split(4), head="head")

@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 # What strength 1 may do; smaller strengths do so much of it.
 _MAX_CROP = 0.6  # share of the area cut away
 _MAX_TURN = math.radians(20)
+_MAX_SHEAR = 0.3  # along either axis, as in RandAugment (arXiv 1909.13719)
 _MAX_COLOR = 0.4  # of brightness, contrast and saturation, either way
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
@@ -17,8 +18,8 @@ _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 def augment(images: Tensor, *, strength: float, mirror: bool, generator: Generator) -> Tensor:
     """`images` [B, 3, R, R], 0-255, each changed in its own way; float32, 0-255.
 
-    A crop of random place and size, a small turn and, with `mirror`, a flip for half of them, in
-    one bilinear resampling that reflects at the borders; then brightness, contrast and
+    A crop of random place and size, a small turn, a shear and, with `mirror`, a flip for half of
+    them, in one bilinear resampling that reflects at the borders; then brightness, contrast and
     saturation. Magnitudes grow with `strength` in [0, 1]; 0 changes nothing, not even by a flip.
     The random numbers are drawn where `generator` lives: one on the images' device spares a copy.
     """
@@ -27,15 +28,15 @@ def augment(images: Tensor, *, strength: float, mirror: bool, generator: Generat
     pixels = images.to(torch.float32)
     if strength == 0:
         return pixels
-    draws = torch.rand(8, len(images), generator=generator, device=generator.device)
+    draws = torch.rand(10, len(images), generator=generator, device=generator.device)
     draws = draws.to(images.device)
     grid = F.affine_grid(
-        _affine(draws[:5], strength=strength, mirror=mirror),
+        _affine(draws[:7], strength=strength, mirror=mirror),
         list(images.shape),
         align_corners=False,
     )
     moved = F.grid_sample(pixels, grid, padding_mode="reflection", align_corners=False)
-    return _recolor(moved, draws[5:], strength=strength)
+    return _recolor(moved, draws[7:], strength=strength)
 
 
 def prepare(
@@ -60,14 +61,18 @@ def prepare(
 
 
 def _affine(draws: Tensor, *, strength: float, mirror: bool) -> Tensor:
-    """[B, 2, 3] from uniform `draws` [5, B]: where in its source each output pixel looks."""
+    """[B, 2, 3] from uniform `draws` [7, B]: where in its source each output pixel looks.
+
+    A flip comes first, then the shear [[1, x], [y, 1]], the turn, the crop's size and its place.
+    """
     side = (1 - _MAX_CROP * strength * draws[0]).sqrt()  # of the crop, as a share of the image's
     angle = _MAX_TURN * strength * (2 * draws[1] - 1)
     shift_x, shift_y = (1 - side) * (2 * draws[2] - 1), (1 - side) * (2 * draws[3] - 1)
     flip = torch.where(draws[4] < 0.5, -1.0, 1.0) if mirror else torch.ones_like(side)
+    shear_x, shear_y = _MAX_SHEAR * strength * (2 * draws[5:] - 1)
     cos, sin = side * angle.cos(), side * angle.sin()
-    top = torch.stack([flip * cos, -sin, shift_x], dim=1)
-    bottom = torch.stack([flip * sin, cos, shift_y], dim=1)
+    top = torch.stack([flip * (cos - sin * shear_y), cos * shear_x - sin, shift_x], dim=1)
+    bottom = torch.stack([flip * (sin + cos * shear_y), sin * shear_x + cos, shift_y], dim=1)
     return torch.stack([top, bottom], dim=1)
 
 

@@ -3,10 +3,8 @@
 import errno
 import hashlib
 import json
-import mmap
 import os
 import shutil
-import sys
 import tempfile
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -28,13 +26,12 @@ from trainables.images.catalog import Catalog, Origin, Part, RawImage
 from trainables.images.decode import decode_square
 from trainables.images.splits import SplitRows
 from trainables.images.tasks import TaskSource, find_origin, read_plan
+from trainables.mapping import map_private
 
 _FORMAT = 1  # raise it when the files, the decoding or the cuts change
 _INDEX = "store.json"
 _CHUNK = 32  # images a job: small ones take less time to decode than a job to hand over
 _MAX_THREADS = 16
-# Python 3.11's `mmap` lacks the name; other systems reserve nothing anyway.
-_MAP_NORESERVE = 0x4000 if sys.platform == "linux" else 0
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -114,22 +111,10 @@ def _read_store(folder: Path) -> ImageStore:
 
 
 def _mapped(path: Path) -> Tensor:
-    """The array in the file, of which only what is read takes memory, once for all processes.
-
-    Copy on write: PyTorch warns of read-only arrays, and no reader may change the file. NumPy's own
-    map of that kind reserves memory for every page, and fails for files larger than the machine's.
-    """
     with path.open("rb") as file:
         np.lib.format.read_magic(file)
         shape, _, dtype = np.lib.format.read_array_header_1_0(file)
-        start = file.tell()
-        pages = mmap.mmap(
-            file.fileno(),
-            0,
-            flags=mmap.MAP_PRIVATE | _MAP_NORESERVE,
-            prot=mmap.PROT_READ | mmap.PROT_WRITE,
-        )
-    return torch.from_numpy(np.frombuffer(pages, dtype=dtype, offset=start).reshape(shape))
+        return map_private(file, dtype=dtype, shape=shape, offset=file.tell())
 
 
 def _write_store(folder: Path, source: TaskSource, origin: Origin, *, resolution: int) -> None:

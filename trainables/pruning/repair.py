@@ -6,10 +6,12 @@ hundred images forward sets them right; helps most where norms stay frozen or tr
 
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+from trainables.parts import in_parts
 from trainables.pruning.modes import eval_mode
 
 
@@ -27,6 +29,7 @@ def reestimate_batch_norm(
     norms costs nothing: no batch is drawn and 0 returned. Without any batch nothing changes.
 
     A batch of one image is left out, for where maps have shrunk to one pixel it has no variance.
+    One that does not fit into memory is halved until it does.
     """
     norms = [
         module
@@ -45,9 +48,30 @@ def reestimate_batch_norm(
             if images_used == 0:
                 for norm in norms:
                     norm.reset_running_stats()
-            model(images)
-            images_used += len(images)
+            observe = partial(_observe, model, norms, images)
+            images_used += sum(in_parts(observe, len(images), part=len(images), smallest=2))
     return images_used
+
+
+def _observe(
+    model: nn.Module, norms: list[nn.modules.batchnorm._BatchNorm], images: Tensor, rows: slice
+) -> int:
+    """Passes `rows` of `images` forward, of which norms keep nothing if the last is not reached.
+
+    Returns how many were used, which are none where it is one.
+    """
+    batch = images[rows]
+    if len(batch) < 2:
+        return 0
+    before = [[buffer.clone() for buffer in norm.buffers()] for norm in norms]
+    try:
+        model(batch)
+    except torch.OutOfMemoryError:
+        for norm, buffers in zip(norms, before, strict=True):
+            for buffer, value in zip(norm.buffers(), buffers, strict=True):
+                buffer.copy_(value)
+        raise
+    return len(batch)
 
 
 @contextmanager

@@ -15,12 +15,14 @@ a pass for each. No labels.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from trainables.errors import InfeasibleError
+from trainables.parts import in_parts
 from trainables.pruning.absorption import Absorbing, blocks_of
 from trainables.pruning.groups import Side
 from trainables.pruning.modes import eval_mode
@@ -60,8 +62,8 @@ def fit_ridge(
 
     `batches` are images [n, channels, height, width], normalised and not augmented. The classifier
     named `head` is left out: its weights are random, so there is nothing to correct. Nothing is
-    changed. Without any image there is no correction. Raises `InfeasibleError` where a layer reads
-    values that are not finite.
+    changed. Without any image there is no correction. A batch that does not fit into memory is
+    halved until it does. Raises `InfeasibleError` where a layer reads values that are not finite.
     """
     layers = [
         _Regression(model, layer)
@@ -75,7 +77,8 @@ def fit_ridge(
     try:
         with torch.no_grad(), eval_mode(model):
             for images in batches:
-                model(images)
+                read = partial(_read, model, layers, images)
+                list(in_parts(read, len(images), part=len(images)))
     finally:
         for hook in hooks:
             hook.remove()
@@ -85,8 +88,20 @@ def fit_ridge(
     return RidgeCorrection(absorbing=absorbing, flops=flops)
 
 
+def _read(model: nn.Module, layers: Sequence["_Regression"], images: Tensor, rows: slice) -> None:
+    """Passes `rows` of `images` forward; of a pass that fails, layers keep nothing."""
+    try:
+        model(images[rows])
+    except torch.OutOfMemoryError:
+        for regression in layers:
+            regression.forget()
+        raise
+    for regression in layers:
+        regression.keep()
+
+
 class _Regression:
-    """Collects X Zᵀ of one layer, group by group."""
+    """Collects X Zᵀ of one layer, group by group: noted as images pass, kept once they have."""
 
     def __init__(self, model: nn.Module, layer: ReducedLayer) -> None:
         self.layer = layer
@@ -95,6 +110,7 @@ class _Regression:
         self._products = [
             torch.zeros(len(part), len(kept_of(part)), dtype=torch.float64) for part in self._stands
         ]
+        self._noted: list[tuple[int, Tensor, float]] = []
         weight = model.get_parameter(f"{layer.name}.weight")
         self._rest = weight.numel() / len(layer.stands)  # of W, for each of its inputs
 
@@ -105,8 +121,17 @@ class _Regression:
         parts = values.chunk(len(self._stands))
         for block, (part, stands) in enumerate(zip(parts, self._stands, strict=True)):
             carried = averaged(stands, part)
-            self._products[block] += (part @ carried.T).to("cpu", torch.float64)
-            self.flops += 2.0 * len(part) * len(carried) * part.shape[1]
+            product = (part @ carried.T).to("cpu", torch.float64)
+            self._noted.append((block, product, 2.0 * len(part) * len(carried) * part.shape[1]))
+
+    def keep(self) -> None:
+        for block, product, flops in self._noted:
+            self._products[block] += product
+            self.flops += flops
+        self.forget()
+
+    def forget(self) -> None:
+        self._noted.clear()
 
     def solve(self) -> list[Tensor]:
         """B of each group, once all images have passed."""

@@ -75,6 +75,22 @@ def test_without_mirror_nothing_flips(images):
     assert (kept - images).abs().max() < 0.1
 
 
+def test_a_shear_slants_the_axes_as_far_as_its_formula_says():
+    """A turn and a crop leave axes at right angles; [[1, x], [y, 1]] with x = y = 0.3 does not."""
+    ramp = torch.linspace(110, 140, 32)
+    across, down = ramp.expand(512, 3, 32, 32), ramp.view(32, 1).expand(512, 3, 32, 32)
+    rows = []
+    for grey in (across, down):  # of the same images: where they look, across and down
+        out = augment(grey, strength=1.0, mirror=True, generator=generator())[:, 0]
+        rows.append(torch.stack([out[:, 16, 17] - out[:, 16, 15], out[:, 17, 16] - out[:, 15, 16]]))
+    to_the_right, downwards = torch.stack(rows, dim=1)
+    cosines = torch.cosine_similarity(to_the_right, downwards, dim=0)
+    limit = 0.6 / 1.09
+    assert -limit - 1e-3 <= cosines.min() < -0.9 * limit
+    assert 0.9 * limit < cosines.max() <= limit + 1e-3
+    assert abs(cosines.mean()) < 0.03
+
+
 def test_grey_stays_grey(images):
     grey = images[:, :1].expand(-1, 3, -1, -1)
     out = augment(grey, strength=1.0, mirror=True, generator=generator())

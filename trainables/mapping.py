@@ -1,0 +1,33 @@
+"""Arrays in files, mapped into memory: what is read is held once for all processes of a node."""
+
+import mmap
+import sys
+from math import prod
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from numpy.typing import DTypeLike
+from torch import Tensor
+
+# Python 3.11's `mmap` lacks the name; other systems reserve nothing anyway.
+_MAP_NORESERVE = 0x4000 if sys.platform == "linux" else 0
+
+
+def map_private(file: BinaryIO, *, dtype: DTypeLike, shape: tuple[int, ...], offset: int) -> Tensor:
+    """The array of `shape` that begins `offset` bytes into `file`; it outlives the open file.
+
+    Only what is read takes memory, until it is written to.
+
+    Copy on write: PyTorch warns of read-only arrays, and no reader may change the file. NumPy's own
+    map of that kind reserves memory for every page, and fails for files larger than the machine's.
+    Raises `ValueError` when the file is too short.
+    """
+    pages = mmap.mmap(
+        file.fileno(),
+        offset + np.dtype(dtype).itemsize * prod(shape),
+        flags=mmap.MAP_PRIVATE | _MAP_NORESERVE,
+        prot=mmap.PROT_READ | mmap.PROT_WRITE,
+    )
+    array = np.frombuffer(pages, dtype=dtype, count=prod(shape), offset=offset)
+    return torch.from_numpy(array.reshape(shape))
