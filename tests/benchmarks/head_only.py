@@ -47,7 +47,7 @@ MODEL = BackboneSource(
     std=(0.5, 0.5, 0.5),
 )
 RESOLUTION = 96
-NO_PRUNING = {"pruning_ratio": 0.0, "criterion": "l1", "width_rule": "inner", "scope": "layer"}
+NO_PRUNING = {"pruning_ratio": 0.0}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -48,6 +48,8 @@ def noise_recipe(
             "criterion": "l1",
             "width_rule": width_rule,
             "scope": "layer",
+            "batch_norm_repair": False,
+            "ridge_repair": False,
         },
         learning_rate=1e-4,
         weight_decay=1e-4,
