@@ -4,28 +4,37 @@ What `trainables.precision` goes by on a CPU: the same learner takes the same st
 by turns, so that a busy machine slows both alike.
 """
 
+import copy
+import os
 import time
 from statistics import median
 from typing import Any
 
 import timm
 import torch
+from torch import nn
 
 from search_spaces.recipe import Recipe
 from tests.benchmarks.publish import publish
+from trainables.layers import classifier_name
 from trainables.learner import Learner
 from trainables.optimizers import train_mode
 from trainables.precision import Precision
+from trainables.pruning import PruningPlan, WidthRule, prune
 
 CASES = (
-    ("resnet18", 32, 32),
-    ("resnet18", 64, 16),
-    ("resnet50", 64, 16),
-    ("mobilenetv2_100", 64, 16),
-    ("mobilenetv2_100", 128, 8),
-    ("convnext_atto", 64, 16),
+    ("resnet18", 32, 32, 0.0),
+    ("resnet18", 64, 32, 0.0),
+    ("resnet18", 64, 32, 0.5),
+    ("resnet18", 64, 32, 0.75),
+    ("resnet50", 64, 32, 0.0),
+    ("resnet50", 64, 32, 0.5),
+    ("resnet50", 64, 32, 0.75),
+    ("mobilenetv2_100", 64, 32, 0.0),
+    ("mobilenetv2_100", 64, 32, 0.75),
+    ("convnext_atto", 64, 16, 0.0),
 )
-"""Model, resolution in pixels, batch size."""
+"""Model, resolution in pixels, batch size, pruning ratio of all widths."""
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 REPEATS = 9
 CLASSES = 10
@@ -33,11 +42,11 @@ CLASSES = 10
 
 def main() -> None:
     """Times every case and prints the table."""
-    torch.set_num_threads(1)
+    torch.set_num_threads(os.cpu_count() or 1)
     cases = [compare(*case) for case in CASES]
     speed_ups = [row["speed_up"] for row in cases]
     result = {
-        "what": "whole training steps (SGD, float32, one thread): seconds contiguous over seconds "
+        "what": "whole training steps (SGD, float32, all cores): seconds contiguous over seconds "
         f"channels last, medians of {REPEATS} interleaved repeats after 2 of warm-up",
         "least_speed_up": min(speed_ups),
         "largest_speed_up": max(speed_ups),
@@ -46,9 +55,16 @@ def main() -> None:
     publish("memory_format", title="Channels last on the CPU", result=result)
 
 
-def compare(name: str, resolution: int, batch_size: int) -> dict[str, Any]:
+def compare(name: str, resolution: int, batch_size: int, ratio: float) -> dict[str, Any]:
     """Median seconds of a step in both layouts."""
-    learners = {layout: _learner(name, memory_format) for layout, memory_format in LAYOUTS.items()}
+    model = timm.create_model(name, num_classes=CLASSES)
+    plan = PruningPlan(ratio=ratio, width_rule=WidthRule.ALL)
+    prune(model, plan, head=classifier_name(model), resolution=resolution, seed=0)
+    train_mode(model)
+    learners = {
+        layout: _learner(copy.deepcopy(model), memory_format)
+        for layout, memory_format in LAYOUTS.items()
+    }
     images = torch.randn(batch_size, 3, resolution, resolution)
     labels = torch.arange(batch_size) % CLASSES
     seconds: dict[str, list[float]] = {layout: [] for layout in LAYOUTS}
@@ -62,14 +78,13 @@ def compare(name: str, resolution: int, batch_size: int) -> dict[str, Any]:
         "model": name,
         "resolution": resolution,
         "batch_size": batch_size,
+        "pruning_ratio": ratio,
         **{f"{layout}_seconds": round(value, 4) for layout, value in medians.items()},
         "speed_up": round(medians["contiguous"] / medians["channels_last"], 2),
     }
 
 
-def _learner(name: str, memory_format: torch.memory_format) -> Learner:
-    model = timm.create_model(name, num_classes=CLASSES)
-    train_mode(model)
+def _learner(model: nn.Module, memory_format: torch.memory_format) -> Learner:
     recipe = Recipe(
         method="filter_pruning",
         settings={},

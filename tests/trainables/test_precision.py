@@ -32,9 +32,12 @@ class Watched(nn.Module):
         return logits
 
 
-def test_a_cpu_computes_in_plain_float32() -> None:
-    assert Precision.of(torch.device("cpu")) == Precision()
+def test_a_cpu_computes_in_float32_with_channels_last() -> None:
+    assert Precision.of(torch.device("cpu")) == Precision(memory_format=torch.channels_last)
     assert Precision().autocast is None
+
+
+def test_the_contiguous_layout_leaves_a_model_alone() -> None:
     model = timm.create_model("test_resnet")
     strides = [p.stride() for p in model.parameters()]
     assert Precision().lay_out(model) is model
@@ -81,7 +84,7 @@ def test_a_gpus_precision_learns_what_float32_learns_and_resumes_bit_for_bit(
     recipe = make_recipe(learning_rate=0.05, target_flops=levels[-1])
     plain = run(make_trial(digits, recipe, levels=levels))
     half = run(make_trial(digits, recipe, levels=levels, precision=LIKE_A_GPU), tmp_path)
-    assert abs(half[-1].val_loss - plain[-1].val_loss) < 0.2
+    assert abs(half[-1].val_loss - plain[-1].val_loss) < 0.5, "of about 2.3 untrained"
     assert half[-1].val_loss != plain[-1].val_loss
     assert half[-1].val_error < 0.5
     again = make_trial(
