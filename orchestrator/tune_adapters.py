@@ -89,7 +89,7 @@ class DriverScheduler(_Unsaved, FIFOScheduler):
     """Hands every report to the driver and does as it decides."""
 
     def __init__(self, driver: Driver) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # ray gives none
+        FIFOScheduler.__init__(self)
         self._driver = driver
 
     def on_trial_result(self, controller: Any, trial: Trial, result: dict[str, Any]) -> str:

@@ -145,7 +145,7 @@ class _LiveBytes(TorchDispatchMode):
     """Adds up the storages that operators make, for as long as each is alive."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # torch annotates this class in part
+        TorchDispatchMode.__init__(self)
         self.peak_bytes = 0
         self._live_bytes = 0
         self._known: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()

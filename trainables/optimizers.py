@@ -63,9 +63,10 @@ def build_optimizer(
             return torch.optim.AdamW(groups, lr=learning_rate, betas=BETAS, fused=True)
         case Optimizer.SCHEDULE_FREE_ADAMW:
             # without its own warm-up: `schedules.set_learning_rate` warms every optimiser up
-            free: torch.optim.Optimizer = AdamWScheduleFree(groups, lr=learning_rate, betas=BETAS)
-            free.train()  # type: ignore[attr-defined]  # the library has no types
-            return free
+            free = AdamWScheduleFree(groups, lr=learning_rate, betas=BETAS)
+            free.train()
+            optimizer: torch.optim.Optimizer = free
+            return optimizer
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, model: nn.Module) -> dict[str, Tensor]:

@@ -38,12 +38,12 @@ class FrozenTrunk:
         """Features [B, *feature_shape] of normalised images [B, 3, r, r], on their device."""
 
         def leave(_head: nn.Module, arguments: tuple[Tensor, ...]) -> None:
-            raise _ReachedHead(arguments[0])
+            raise _HeadReachedError(arguments[0])
 
         hook = self.head.register_forward_pre_hook(leave)
         try:
             self.model(inputs)
-        except _ReachedHead as reached:
+        except _HeadReachedError as reached:
             return reached.features
         finally:
             hook.remove()
@@ -91,7 +91,9 @@ def find_trunk(model: nn.Module, *, resolution: int) -> FrozenTrunk | None:
     return FrozenTrunk(model=model, feature_shape=tuple(features.shape[1:]))
 
 
-class _ReachedHead(Exception):  # noqa: N818  # it ends a forward pass early, and is no error
+class _HeadReachedError(Exception):
+    """Ends a forward pass early; it never leaves this module."""
+
     def __init__(self, features: Tensor) -> None:
         super().__init__()
         self.features = features

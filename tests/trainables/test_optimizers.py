@@ -21,6 +21,7 @@ from trainables.optimizers import (
     restore_optimizer,
     train_mode,
 )
+from trainables.precision import Precision
 from trainables.schedules import set_learning_rate
 
 
@@ -160,9 +161,9 @@ def test_a_restored_optimiser_goes_on_bit_by_bit(
 
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Flatten(), nn.Linear(27, 4))
-    model.to(memory_format=layout)  # type: ignore[call-overload]
+    Precision(memory_format=layout).lay_out(model)
     twin = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Flatten(), nn.Linear(27, 4))
-    twin.to(memory_format=layout)  # type: ignore[call-overload]
+    Precision(memory_format=layout).lay_out(twin)
     optimizer, second = build(model, kind), build(twin, kind)
     stepped(model, optimizer, range(6))
     twin.load_state_dict(model.state_dict())

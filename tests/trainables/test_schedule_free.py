@@ -7,6 +7,7 @@ import pytest
 import timm
 import torch
 from recipes import LEVELS, make_recipe, make_trial, run, rung_uri
+from schedulefree import AdamWScheduleFree
 from torch import Tensor, nn
 
 from search_spaces.recipe import Optimizer, Schedule
@@ -52,7 +53,8 @@ def test_the_average_is_what_the_librarys_eval_mode_gives() -> None:
     average.settle([images(9)])
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name]), "measuring leaves training alone"
-    optimizer.eval()  # type: ignore[attr-defined]
+    assert isinstance(optimizer, AdamWScheduleFree)
+    optimizer.eval()
     for (name, mine), theirs in zip(
         average.model.named_parameters(), model.parameters(), strict=True
     ):

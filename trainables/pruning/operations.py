@@ -15,13 +15,13 @@ from torch.utils._pytree import tree_leaves
 from trainables.pruning.ties import FIXED, NO_CHANNEL, along, collapsed, compact, spread
 
 if TYPE_CHECKING:
-    from trainables.pruning.tracing import Flow, _Tracer
+    from trainables.pruning.tracing import Flow, Tracer
 
-Rule = Callable[["_Tracer", Sequence[Any], Mapping[str, Any], Any], None]
+Rule = Callable[["Tracer", Sequence[Any], Mapping[str, Any], Any], None]
 
 
 def follow(
-    tracer: "_Tracer", func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], output: Any
+    tracer: "Tracer", func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], output: Any
 ) -> None:
     """Give `output`, which `func(*args, **kwargs)` returned, its labels."""
     name = func._schema.name.partition("::")[2].rstrip("_")
@@ -36,12 +36,12 @@ def follow(
         _unknown(tracer, args, kwargs, output, name)
 
 
-def _flows(tracer: "_Tracer", *values: Any) -> list["Flow"]:
+def _flows(tracer: "Tracer", *values: Any) -> list["Flow"]:
     return [flow for leaf in tree_leaves(values) if (flow := tracer.flow(leaf))]
 
 
 def _unknown(
-    tracer: "_Tracer", args: Sequence[Any], kwargs: Mapping[str, Any], output: Any, name: str
+    tracer: "Tracer", args: Sequence[Any], kwargs: Mapping[str, Any], output: Any, name: str
 ) -> None:
     flows = _flows(tracer, args, dict(kwargs))
     for flow in flows:
@@ -52,7 +52,7 @@ def _unknown(
 
 
 def _pointwise(
-    tracer: "_Tracer",
+    tracer: "Tracer",
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
     output: Any,
@@ -71,7 +71,7 @@ def _pointwise(
     tracer.note(output, compact(labels.expand(output.shape)), parents=flows, makers=makers)
 
 
-def _meet(tracer: "_Tracer", a: Tensor, b: Tensor) -> Tensor:
+def _meet(tracer: "Tracer", a: Tensor, b: Tensor) -> Tensor:
     """The labels where elements labelled `a` and `b` meet, which are tied."""
     rank = max(a.dim(), b.dim())
     a, b = (t.reshape((1,) * (rank - t.dim()) + tuple(t.shape)) for t in (a, b))
@@ -96,7 +96,7 @@ def _meet(tracer: "_Tracer", a: Tensor, b: Tensor) -> Tensor:
 
 
 def _move(
-    tracer: "_Tracer", func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], output: Any
+    tracer: "Tracer", func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], output: Any
 ) -> None:
     """Elements only change places: so do their labels, by the operation itself."""
     flows = _flows(tracer, args[0])
@@ -108,7 +108,7 @@ def _move(
         tracer.note(tensor, compact(labels), parents=flows)
 
 
-def _view(tracer: "_Tracer", args: Sequence[Any], _kwargs: Mapping[str, Any], output: Any) -> None:
+def _view(tracer: "Tracer", args: Sequence[Any], _kwargs: Mapping[str, Any], output: Any) -> None:
     flow = tracer.flow(args[0])
     assert flow is not None
     asked = args[1]
@@ -133,7 +133,7 @@ def _view(tracer: "_Tracer", args: Sequence[Any], _kwargs: Mapping[str, Any], ou
     tracer.note(output, compact(flow.labels.reshape(output.shape)), parents=(flow,))
 
 
-def _merge(tracer: "_Tracer", labels: Tensor, dims: Sequence[int]) -> None:
+def _merge(tracer: "Tracer", labels: Tensor, dims: Sequence[int]) -> None:
     """`dims` become one: channels keep their order if the last gives way, or else go row by row."""
     for other in set(range(labels.dim())).difference(dims):
         labels = labels.narrow(other, 0, 1)
@@ -144,7 +144,7 @@ def _merge(tracer: "_Tracer", labels: Tensor, dims: Sequence[int]) -> None:
 
 
 def _shuffle(
-    tracer: "_Tracer", args: Sequence[Any], _kwargs: Mapping[str, Any], output: Any
+    tracer: "Tracer", args: Sequence[Any], _kwargs: Mapping[str, Any], output: Any
 ) -> None:
     """Channels of each group in turn, so that groups must keep the same."""
     flow = tracer.flow(args[0])
@@ -174,7 +174,7 @@ def _segments(old: Sequence[int], new: Sequence[int]) -> list[tuple[list[int], l
     return segments
 
 
-def _split(tracer: "_Tracer", args: Sequence[Any], kwargs: Mapping[str, Any], output: Any) -> None:
+def _split(tracer: "Tracer", args: Sequence[Any], kwargs: Mapping[str, Any], output: Any) -> None:
     flow = tracer.flow(args[0])
     assert flow is not None
     size = args[1]
@@ -195,7 +195,7 @@ def _split(tracer: "_Tracer", args: Sequence[Any], kwargs: Mapping[str, Any], ou
         tracer.note(tensor, compact(labels), parents=(flow,))
 
 
-def _glu(tracer: "_Tracer", args: Sequence[Any], kwargs: Mapping[str, Any], output: Any) -> None:
+def _glu(tracer: "Tracer", args: Sequence[Any], kwargs: Mapping[str, Any], output: Any) -> None:
     """One half of the channels scales the other."""
     flow = tracer.flow(args[0])
     assert flow is not None
@@ -206,7 +206,7 @@ def _glu(tracer: "_Tracer", args: Sequence[Any], kwargs: Mapping[str, Any], outp
     tracer.note(output, compact(labels.expand(output.shape)), parents=(flow,))
 
 
-def _slice(tracer: "_Tracer", args: Sequence[Any], _kwargs: Mapping[str, Any], output: Any) -> None:
+def _slice(tracer: "Tracer", args: Sequence[Any], _kwargs: Mapping[str, Any], output: Any) -> None:
     flow = tracer.flow(args[0])
     assert flow is not None
     given = [*args[1:], *[0, None, None, 1][len(args) - 1 :]]
@@ -231,19 +231,19 @@ def _slice(tracer: "_Tracer", args: Sequence[Any], _kwargs: Mapping[str, Any], o
     tracer.note(output, compact(labels), parents=(flow,))
 
 
-def _cat(tracer: "_Tracer", args: Sequence[Any], kwargs: Mapping[str, Any], output: Any) -> None:
+def _cat(tracer: "Tracer", args: Sequence[Any], kwargs: Mapping[str, Any], output: Any) -> None:
     dim = args[1] if len(args) > 1 else kwargs.get("dim", 0)
     _join(tracer, args[0], [tensor.shape for tensor in args[0]], output, dim=dim)
 
 
-def _stack(tracer: "_Tracer", args: Sequence[Any], kwargs: Mapping[str, Any], output: Any) -> None:
+def _stack(tracer: "Tracer", args: Sequence[Any], kwargs: Mapping[str, Any], output: Any) -> None:
     dim = (args[1] if len(args) > 1 else kwargs.get("dim", 0)) % output.dim()
     shape = (*output.shape[:dim], 1, *output.shape[dim + 1 :])
     _join(tracer, args[0], [shape] * len(args[0]), output, dim=dim)
 
 
 def _join(
-    tracer: "_Tracer",
+    tracer: "Tracer",
     tensors: Sequence[Tensor],
     shapes: Sequence[Sequence[int]],
     output: Tensor,
@@ -268,7 +268,7 @@ def _join(
     tracer.note(output, compact(joined.expand(output.shape)), parents=parents)
 
 
-def _pad(tracer: "_Tracer", args: Sequence[Any], _kwargs: Mapping[str, Any], output: Any) -> None:
+def _pad(tracer: "Tracer", args: Sequence[Any], _kwargs: Mapping[str, Any], output: Any) -> None:
     flow = tracer.flow(args[0])
     assert flow is not None
     labels = flow.labels
@@ -288,7 +288,7 @@ def _pad(tracer: "_Tracer", args: Sequence[Any], _kwargs: Mapping[str, Any], out
     tracer.note(output, compact(labels), parents=(flow,))
 
 
-def _places(tracer: "_Tracer", args: Sequence[Any], kwargs: Mapping[str, Any], output: Any) -> None:
+def _places(tracer: "Tracer", args: Sequence[Any], kwargs: Mapping[str, Any], output: Any) -> None:
     """Pooling, resizing and padding of maps, whose channels lie in dimension 1."""
     flow = tracer.flow(args[0])
     first = output if isinstance(output, Tensor) else output[0]
@@ -301,14 +301,14 @@ def _places(tracer: "_Tracer", args: Sequence[Any], kwargs: Mapping[str, Any], o
 
 
 def _spread_of(
-    tracer: "_Tracer", args: Sequence[Any], kwargs: Mapping[str, Any], output: Any
+    tracer: "Tracer", args: Sequence[Any], kwargs: Mapping[str, Any], output: Any
 ) -> None:
     """Variances over channels, of all or in groups as norms compute them."""
     _reduce(tracer, args, kwargs, output, branches=False)
 
 
 def _reduce(
-    tracer: "_Tracer",
+    tracer: "Tracer",
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
     output: Any,
@@ -346,7 +346,7 @@ def _reduce(
 
 
 def _softmax(
-    tracer: "_Tracer", args: Sequence[Any], _kwargs: Mapping[str, Any], output: Any
+    tracer: "Tracer", args: Sequence[Any], _kwargs: Mapping[str, Any], output: Any
 ) -> None:
     """What competes with one another stays or goes together."""
     flow = tracer.flow(args[0])
@@ -357,7 +357,7 @@ def _softmax(
     tracer.note(output, flow.labels, parents=(flow,))
 
 
-def _matmul(tracer: "_Tracer", args: Sequence[Any], kwargs: Mapping[str, Any], output: Any) -> None:
+def _matmul(tracer: "Tracer", args: Sequence[Any], kwargs: Mapping[str, Any], output: Any) -> None:
     left, right = args[-2:]
     flows = _flows(tracer, args, dict(kwargs))
     a, b = (
@@ -383,7 +383,7 @@ def _matmul(tracer: "_Tracer", args: Sequence[Any], kwargs: Mapping[str, Any], o
 
 
 def _attention(
-    tracer: "_Tracer", args: Sequence[Any], kwargs: Mapping[str, Any], output: Any
+    tracer: "Tracer", args: Sequence[Any], kwargs: Mapping[str, Any], output: Any
 ) -> None:
     """Fused attention, whose scale depends on the width of queries and keys."""
     flows = _flows(tracer, args, dict(kwargs))
@@ -401,7 +401,7 @@ def _attention(
 
 
 def _convolution(
-    tracer: "_Tracer", args: Sequence[Any], kwargs: Mapping[str, Any], output: Any
+    tracer: "Tracer", args: Sequence[Any], kwargs: Mapping[str, Any], output: Any
 ) -> None:
     """A convolution outside any layer: a filter for each channel, or an end to them."""
     flow, weight, groups = tracer.flow(args[0]), args[1], args[8]
@@ -422,7 +422,7 @@ def _convolution(
 
 
 def _normalise(
-    tracer: "_Tracer", args: Sequence[Any], kwargs: Mapping[str, Any], output: Any
+    tracer: "Tracer", args: Sequence[Any], kwargs: Mapping[str, Any], output: Any
 ) -> None:
     """A norm outside any layer: batch norm by channel, group and layer norm over channels."""
     flow = tracer.flow(args[0])
@@ -441,14 +441,12 @@ def _normalise(
     tracer.note(first, flow.labels, parents=(flow,))
 
 
-def _same(tracer: "_Tracer", args: Sequence[Any], _kwargs: Mapping[str, Any], output: Any) -> None:
+def _same(tracer: "Tracer", args: Sequence[Any], _kwargs: Mapping[str, Any], output: Any) -> None:
     if flow := tracer.flow(args[0]):
         tracer.note(output, flow.labels, parents=(flow,))
 
 
-def _strided(
-    tracer: "_Tracer", args: Sequence[Any], kwargs: Mapping[str, Any], output: Any
-) -> None:
+def _strided(tracer: "Tracer", args: Sequence[Any], kwargs: Mapping[str, Any], output: Any) -> None:
     """Another order in memory of the same elements, as pooling to one place leaves them."""
     flow = tracer.flow(args[0])
     if flow is None or output.shape != flow.labels.shape:
@@ -457,7 +455,7 @@ def _strided(
         tracer.note(output, flow.labels, parents=(flow,))
 
 
-def _copy(tracer: "_Tracer", args: Sequence[Any], kwargs: Mapping[str, Any], output: Any) -> None:
+def _copy(tracer: "Tracer", args: Sequence[Any], kwargs: Mapping[str, Any], output: Any) -> None:
     """Writing into a tensor, often into a part of one, whose whole is not followed."""
     flows = _flows(tracer, args)
     for flow in flows:
@@ -466,7 +464,7 @@ def _copy(tracer: "_Tracer", args: Sequence[Any], kwargs: Mapping[str, Any], out
 
 
 def _constant(
-    _tracer: "_Tracer", _args: Sequence[Any], _kwargs: Mapping[str, Any], _output: Any
+    _tracer: "Tracer", _args: Sequence[Any], _kwargs: Mapping[str, Any], _output: Any
 ) -> None:
     """The result has the shape of the argument and nothing else of it."""
 

@@ -114,7 +114,7 @@ def trace_channels(skeleton: nn.Module, images: Tensor) -> Trace:
 
     Passes on whatever the model's forward raises.
     """
-    tracer = _Tracer(skeleton, images)
+    tracer = Tracer(skeleton, images)
     hooks = list(tracer.attach())
     try:
         with torch.no_grad(), tracer:
@@ -125,9 +125,9 @@ def trace_channels(skeleton: nn.Module, images: Tensor) -> Trace:
     return tracer.finish(output)
 
 
-class _Tracer(TorchDispatchMode):
+class Tracer(TorchDispatchMode):
     def __init__(self, skeleton: nn.Module, images: Tensor) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # PyTorch leaves it unannotated
+        TorchDispatchMode.__init__(self)
         self.trace = Trace()
         self.ties = self.trace.ties
         self._skeleton = skeleton
