@@ -226,6 +226,8 @@ class SweepConfig(Section):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
     seed: int = Field(default=0, ge=0)
     task: TaskConfig
+    source_task: TaskConfig | None = None
+    """The task that the backbone was trained on, for methods that train it there once more."""
     backbone: BackboneConfig
     space: SpaceConfig = SpaceConfig()
     budget: BudgetConfig

@@ -3,12 +3,14 @@
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from optuna.samplers import RandomSampler
+from torch import nn
 
 from analysis import units
-from orchestrator.config import SweepConfig
+from orchestrator.config import SweepConfig, TaskConfig
 from orchestrator.folder import SweepFolder
 from orchestrator.resources import image_cache
 from orchestrator.tracking import Tracker
@@ -22,7 +24,8 @@ from trainables.errors import InfeasibleError, InputError
 from trainables.finetune import Backbone, Finetuning
 from trainables.images.store import ImageStore, open_store
 from trainables.images.tasks import TaskSummary, inspect
-from trainables.method import load_method
+from trainables.layers import backbone_weights
+from trainables.method import Conditions, load_method
 
 MIN_FREE_BYTES = 1 << 30
 TRIED_RECIPES = 4
@@ -51,8 +54,8 @@ class Examination:
         self.checks = (
             Check(title="folder", run=self._check_folder),
             Check(title="task", run=self._check_task),
-            Check(title="space", run=self._check_space),
             Check(title="backbone", run=self._check_backbone),
+            Check(title="space", run=self._check_space),
             Check(title="images", run=self._check_images),
             Check(title="recipes", run=self._check_recipes),
             Check(title="tracking", run=self._check_tracking),
@@ -80,6 +83,8 @@ class Examination:
             train_images=sum(images),
             classes=len(self.summary.class_names),
             class_imbalance=max(images) / min(images),
+            source_task=self._config.source_task is not None,
+            sparse_backbone=any((w == 0).any() for w in backbone_weights(self.model).values()),
         )
 
     @property
@@ -97,16 +102,25 @@ class Examination:
             self._backbone = Backbone(source=source, weights=backbones.load_weights(source))
         return self._backbone
 
+    @cached_property
+    def model(self) -> nn.Module:
+        """The backbone with its weights and a new head for the task."""
+        source = self.backbone.source
+        model = backbones.build(source, num_classes=len(self.summary.class_names))
+        if self.backbone.weights is not None:
+            backbones.load_into(model, self.backbone.weights, source=source)
+        return model
+
     @property
     def store(self) -> ImageStore:
         """The task's images, decoded."""
         if self._store is None:
-            self._store = open_store(
-                self._config.task.to_source(),
-                resolution=self._config.task.resolution,
-                cache_dir=image_cache(self._config.storage.cache),
-            )
+            self._store = self._open(self._config.task)
         return self._store
+
+    def _open(self, task: TaskConfig) -> ImageStore:
+        cache = image_cache(self._config.storage.cache)
+        return open_store(task.to_source(), resolution=task.resolution, cache_dir=cache)
 
     def recipe(self, seed: int) -> Recipe:
         """A random recipe of the space."""
@@ -129,17 +143,18 @@ class Examination:
         return f"{len(self.summary.class_names)} classes; images: {images}"
 
     def _check_space(self) -> str:
-        names = check_space(self.space, self._config.space.ranges, self.problem)
-        return f"{len(names)} parameters: {', '.join(names)}"
+        survey = check_space(self.space, self._config.space.ranges, self.problem)
+        conditions = Conditions(model=self.model, source_task=self._config.source_task is not None)
+        for recipe in survey.recipes:
+            load_method(recipe.method).check(recipe, conditions)
+        methods, names = ", ".join(survey.methods), ", ".join(survey.names)
+        return f"{methods}; {len(survey.names)} parameters: {names}"
 
     def _check_backbone(self) -> str:
         source = self.backbone.source
-        model = backbones.build(source, num_classes=len(self.summary.class_names))
-        if self.backbone.weights is not None:
-            backbones.load_into(model, self.backbone.weights, source=source)
-        cost = count_flops(model, resolution=self._config.task.resolution)
+        cost = count_flops(self.model, resolution=self._config.task.resolution)
         weights = "random weights" if source.weights is None else f"weights of {source.weights}"
-        parameters = units.count(sum(p.numel() for p in model.parameters()))
+        parameters = units.count(sum(p.numel() for p in self.model.parameters()))
         return (
             f"{source.model}, {parameters} parameters, {weights}; dense at "
             f"{self._config.task.resolution} px an image costs {units.flops(cost.forward_flops)} "
@@ -148,15 +163,16 @@ class Examination:
 
     def _check_images(self) -> str:
         store = self.store
+        if self._config.source_task is not None:
+            self._open(self._config.source_task)
         held = sum(split.images.numel() for split in store.splits.values())
         return f"all decoded at {store.resolution} px, {units.si(held)}B"
 
     def _check_recipes(self) -> str:
         """Sets up random recipes as a trial would, up to the first training step."""
-        refusals = []
+        refusals, source = [], self._config.source_task
         for seed in range(TRIED_RECIPES):
             recipe = self.recipe(seed)
-            load_method(recipe.method).check(recipe.settings)
             try:
                 Finetuning(
                     recipe=recipe,
@@ -166,6 +182,7 @@ class Examination:
                     levels=self.problem.rungs,
                     mirror=self._config.task.mirror,
                     device=torch.device("cpu"),
+                    source_task=(lambda: self._open(source)) if source else None,
                 )
             except InfeasibleError as error:
                 refusals.append(str(error))

@@ -43,7 +43,7 @@ from trainables.trial import TransferTrial, TrialSetting, measure_test_error
 
 CATCH_UP_SECONDS = 60.0
 """How long the end of a sweep waits for a tracking server that is away."""
-FIXED = ("seed", "task", "backbone", "space")
+FIXED = ("seed", "task", "source_task", "backbone", "space")
 """Parts of the config that may not change over a sweep's life."""
 
 
@@ -187,11 +187,14 @@ class Sweep:
         return Halving(reduction_factor=search.reduction_factor, min_peers=search.min_peers)
 
     def _setting(self) -> TrialSetting:
+        task, source = self._config.task, self._config.source_task
         return TrialSetting(
             backbone=self._config.backbone.to_source(),
-            task=self._config.task.to_source(),
-            store_resolution=self._config.task.resolution,
-            mirror=self._config.task.mirror,
+            task=task.to_source(),
+            store_resolution=task.resolution,
+            source_task=source.to_source() if source else None,
+            source_resolution=source.resolution if source else task.resolution,
+            mirror=task.mirror,
             levels=self._config.rungs.levels(),
             cache=str(image_cache(self._config.storage.cache)),
             trials_uri=self._folder.trials_uri,

@@ -14,8 +14,8 @@ from search_spaces.ranges import InvalidRangeError, RangedTrial, Ranges
 from search_spaces.recipe import InvalidRecipeError, Recipe
 from search_spaces.space import InvalidSpaceError, Space
 
-_DRY_RUNS = 64
-"""Enough to meet, with 99 % probability, a parameter that one draw in fourteen asks for."""
+_DRY_RUNS = 256
+"""Enough to meet, with 99 % probability, a parameter that one draw in fifty-five asks for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,8 +64,23 @@ def draw(
     )
 
 
-def check_space(space: Space, ranges: Ranges, problem: Problem) -> tuple[str, ...]:
-    """The names of the space's parameters, after a dry run that found nothing wrong.
+@dataclass(frozen=True, kw_only=True)
+class Survey:
+    """What a dry run of a space met."""
+
+    names: tuple[str, ...]
+    """The space's parameters, the fixed ones included."""
+    recipes: tuple[Recipe, ...]
+    """Those that were drawn."""
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """The methods that were drawn, each once."""
+        return tuple(dict.fromkeys(recipe.method for recipe in self.recipes))
+
+
+def check_space(space: Space, ranges: Ranges, problem: Problem) -> Survey:
+    """The space's parameters and methods, after a dry run that found nothing wrong.
 
     Random draws (their seeds fixed) look for ranges that do not fit, names that the space never
     asks for, fixed values that the space makes something else of, and a space that raises or
@@ -74,14 +89,16 @@ def check_space(space: Space, ranges: Ranges, problem: Problem) -> tuple[str, ..
     Raises what `draw` raises.
     """
     names: dict[str, None] = {}
+    recipes: list[Recipe] = []
     for seed in range(_DRY_RUNS):
         drawn = draw(space, ranges, problem, RandomSampler(seed=seed))
         names.update(dict.fromkeys(drawn.names))
+        recipes.append(drawn.recipe)
         _check_fixed(drawn, ranges)
     for name in ranges:
         if name not in names:
             raise InvalidRangeError(_unknown(str(name), tuple(names)))
-    return tuple(names)
+    return Survey(names=tuple(names), recipes=tuple(recipes))
 
 
 def _check_fixed(drawn: Draw, ranges: Ranges) -> None:

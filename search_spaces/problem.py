@@ -17,6 +17,10 @@ class Problem:
     """Classes of the task."""
     class_imbalance: float = 1.0
     """Training images of the most common class for each one of the rarest that has any."""
+    source_task: bool = False
+    """Whether the config names the task that the backbone was trained on."""
+    sparse_backbone: bool = False
+    """Whether weights of the backbone's convolutions or linear layers are zero."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rungs", tuple(self.rungs))

@@ -1,5 +1,6 @@
 """What a search space is, and how one is found by its name."""
 
+import functools
 import importlib
 import pkgutil
 from collections.abc import Callable, Sequence
@@ -48,10 +49,26 @@ def load_space(name: str) -> Space:
         return _users_own(name)
     if name not in _module_names() or (space := _namesake(name)) is None:
         raise InvalidSpaceError(
-            f"search space {name!r} does not exist; name a built-in ({', '.join(_built_in())}) "
-            "or a function of your own as module:function."
+            f"search space {name!r} does not exist; name a built-in "
+            f"({', '.join(built_in_spaces())}) or a function of your own as module:function."
         )
     return space
+
+
+@functools.cache
+def built_in_spaces() -> tuple[str, ...]:
+    """Names of this room's spaces, in alphabetical order."""
+    return tuple(name for name in _module_names() if _namesake(name) is not None)
+
+
+def missing_condition(name: str, problem: Problem) -> str | None:
+    """What the built-in space `name` needs and `problem` lacks, in a few words; None if nothing.
+
+    A space's file says so in a function `missing(problem)`; one without needs nothing.
+    """
+    module = importlib.import_module(f"{__package__}.{name}")
+    missing: Callable[[Problem], str | None] = getattr(module, "missing", lambda _: None)
+    return missing(problem)
 
 
 def _users_own(name: str) -> Space:
@@ -76,12 +93,11 @@ def _users_own(name: str) -> Space:
     return cast(Space, space)
 
 
-def _built_in() -> list[str]:
-    return [name for name in _module_names() if _namesake(name) is not None]
-
-
-def _module_names() -> list[str]:
-    return sorted(module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)]))
+@functools.cache
+def _module_names() -> tuple[str, ...]:
+    return tuple(
+        sorted(module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)]))
+    )
 
 
 def _namesake(name: str) -> Space | None:

@@ -97,6 +97,14 @@ def load_into(model: nn.Module, weights: Weights, *, source: BackboneSource) -> 
     model.load_state_dict({n: weights[n] for n in own if n in weights}, strict=False)
 
 
+def load_head(model: nn.Module, weights: Weights) -> None:
+    """Copies the pretrained classifier into `model`'s, where it is one of the same classes."""
+    head = classifier_name(model) + "."
+    own = {name: value for name, value in model.state_dict().items() if name.startswith(head)}
+    if all(name in weights and weights[name].shape == own[name].shape for name in own):
+        model.load_state_dict({name: weights[name] for name in own}, strict=False)
+
+
 def normalisation(source: BackboneSource, model: nn.Module) -> tuple[Channels, Channels]:
     """Channel means and deviations (0-1) that the backbone's inputs are normalised by."""
     own: Mapping[str, Any] = getattr(model, "pretrained_cfg", None) or {}

@@ -29,6 +29,10 @@ class Batches(Protocol):
     """Training FLOPs before the first step, as if the recipe ran alone."""
     step_flops: float
     """Training FLOPs of a step."""
+    step_images: int
+    """Images a step passes through the whole model."""
+    setup_images: int
+    """Images passed forward through it before the first step."""
     max_steps: int | None
     """Steps after which the trial ends though it could afford more; None without limit."""
     eval_setup_flops: float
@@ -56,6 +60,7 @@ class ImageBatches:
     """Augmented images for the whole model."""
 
     setup_flops = 0.0
+    setup_images = 0
     max_steps: int | None = None
     eval_setup_flops = 0.0
 
@@ -67,9 +72,11 @@ class ImageBatches:
         store: ImageStore,
         inputs: Inputs,
         cost: StepCost,
+        inference_flops: float,
         mirror: bool,
         device: torch.device,
     ) -> None:
+        """`cost` is that of training the model, `inference_flops` of what is measured of it."""
         self._recipe = recipe
         self._seed = seed
         self._split = store.splits["train"]
@@ -78,8 +85,9 @@ class ImageBatches:
         self._inputs = inputs
         self._mirror = mirror
         self._device = device
-        self.step_flops = cost.train_flops * recipe.batch_size
-        self.eval_flops = cost.forward_flops * len(self._validation)
+        self.step_images = recipe.batch_size
+        self.step_flops = cost.train_flops * recipe.batch_size + cost.fixed_flops
+        self.eval_flops = inference_flops * len(self._validation)
 
     def open(self) -> float:
         return 0.0

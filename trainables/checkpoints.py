@@ -45,14 +45,22 @@ def save_checkpoint(uri: str, *, tensors: Tensors, state: Mapping[str, Any]) -> 
     filesystem.move(f"{folder}/{STATE}.partial", f"{folder}/{STATE}")
 
 
-def load_checkpoint(uri: str, names: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The named tensor groups and the state that `save_checkpoint` wrote at `uri`."""
+def load_checkpoint(
+    uri: str, names: tuple[str, ...], *, optional: tuple[str, ...] = ()
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The named tensor groups and the state that `save_checkpoint` wrote at `uri`.
+
+    Groups of `optional` that were not written are left out.
+    """
     filesystem, folder = fs.FileSystem.from_uri(uri)
     with filesystem.open_input_stream(f"{folder}/{STATE}") as stream:
         state: dict[str, Any] = json.loads(stream.read())
     tensors: dict[str, Any] = {}
-    for name in names:
-        with filesystem.open_input_stream(f"{folder}/{name}.safetensors") as stream:
+    for name in (*names, *optional):
+        path = f"{folder}/{name}.safetensors"
+        if name in optional and not filesystem.get_file_info(path).is_file:
+            continue
+        with filesystem.open_input_stream(path) as stream:
             tensors[name] = safetensors.torch.load(stream.read())
     return tensors, state
 

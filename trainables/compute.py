@@ -15,13 +15,16 @@ import math
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 from torch.utils.flop_counter import FlopCounterMode
 
 from trainables.errors import InputError
+from trainables.layers import WEIGHTED, is_norm
 
 _CACHED_STRUCTURES = 256
 _BATCH = 2  # one image at 1 × 1 pixels would leave a norm in train mode without a variance
@@ -35,6 +38,9 @@ class StepCost:
     """One forward pass in eval mode: inference, validation, a repair pass."""
     train_flops: float
     """Forward and backward of a training step with the gradients that are switched on."""
+    fixed_flops: float = 0.0
+    """Of a training step, whatever its batch: what makes parametrised weights and what leads back
+    through them (`torch.nn.utils.parametrize`). Other models have none."""
 
     @property
     def inference_flops(self) -> float:
@@ -75,18 +81,50 @@ def trace_flops(module: nn.Module, *, input_shape: Sequence[int]) -> StepCost:
     with torch.inference_mode(mode=False), torch.enable_grad():
         skeleton = meta_copy(module)
         inputs = torch.empty((_BATCH, *input_shape), dtype=float_dtype(module), device="meta")
-        skeleton.eval()
-        with _flop_counter() as counter, torch.no_grad():
-            skeleton(inputs)
-        forward_flops = counter.get_total_flops()
+        forward, training = _passes(skeleton, inputs)
+        if not any(parametrize.is_parametrized(part) for part in skeleton.modules()):
+            return StepCost(forward_flops=forward / _BATCH, train_flops=training / _BATCH)
+        # A second batch size tells what grows with the batch from what does not.
+        larger_forward, larger_training = _passes(skeleton, torch.cat([inputs, inputs]))
+    train_flops = (larger_training - training) / _BATCH
+    return StepCost(
+        forward_flops=(larger_forward - forward) / _BATCH,
+        train_flops=train_flops,
+        fixed_flops=training - _BATCH * train_flops,
+    )
+
+
+def layer_flops(model: nn.Module, *, resolution: int) -> dict[str, StepCost]:
+    """FLOPs of one image in each convolution and linear layer, by the name of its weight.
+
+    As in `count_flops`; `train_flops` counts the weight's gradient and its input's where they are
+    needed. A weight keeps its plain name where it is parametrised.
+    """
+    costs: dict[str, StepCost] = {}
+
+    def record(name: str, layer: Any, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
+        # every weight's value meets every place of the output, a transposed one's of the input
+        at = inputs[0] if getattr(layer, "transposed", False) else output
+        channels = at.shape[-1] if isinstance(layer, nn.Linear) else at.shape[1]
+        weight = layer.weight
+        forward = 2 * at.numel() / channels * weight.numel() / _BATCH
+        seen = costs.get(name, StepCost(forward_flops=0.0, train_flops=0.0))
+        passes = 1 + inputs[0].requires_grad + weight.requires_grad
+        costs[name] = StepCost(
+            forward_flops=seen.forward_flops + forward,
+            train_flops=seen.train_flops + passes * forward,
+        )
+
+    with torch.inference_mode(mode=False), torch.enable_grad():
+        skeleton = meta_copy(model)
         for part in skeleton.modules():
-            part.training = not _is_norm(part)
-        with _flop_counter() as counter:
-            outputs = [t for t in output_tensors(skeleton(inputs)) if t.requires_grad]
-            if outputs:
-                torch.autograd.backward(outputs, [torch.ones_like(t) for t in outputs])
-        train_flops = counter.get_total_flops()
-    return StepCost(forward_flops=forward_flops / _BATCH, train_flops=train_flops / _BATCH)
+            part.training = not is_norm(part)
+        for name, layer in skeleton.named_modules():
+            if isinstance(layer, WEIGHTED):
+                layer.register_forward_hook(partial(record, f"{name}.weight"))
+        shape = (_BATCH, 3, resolution, resolution)
+        skeleton(torch.empty(shape, dtype=float_dtype(model), device="meta"))
+    return costs
 
 
 def meta_copy(model: nn.Module) -> nn.Module:
@@ -142,6 +180,21 @@ def output_tensors(output: Any) -> Iterator[torch.Tensor]:
 _counted: OrderedDict[Hashable, StepCost] = OrderedDict()
 
 
+def _passes(skeleton: nn.Module, inputs: torch.Tensor) -> tuple[float, float]:
+    """FLOPs of a forward pass in eval mode, and of a step in train mode, norms in eval mode."""
+    skeleton.eval()
+    with _flop_counter() as counter, torch.no_grad():
+        skeleton(inputs)
+    forward_flops = counter.get_total_flops()
+    for part in skeleton.modules():
+        part.training = not is_norm(part)
+    with _flop_counter() as counter:
+        outputs = [t for t in output_tensors(skeleton(inputs)) if t.requires_grad]
+        if outputs:
+            torch.autograd.backward(outputs, [torch.ones_like(t) for t in outputs])
+    return forward_flops, counter.get_total_flops()
+
+
 def _trace(model: nn.Module, *, resolution: int, channels: int) -> StepCost:
     try:
         return trace_flops(model, input_shape=(channels, resolution, resolution))
@@ -182,13 +235,6 @@ def _convolution_backward_flops(
     places = x_shape[2:] if transposed else grad_out_shape[2:]
     forward = 2 * x_shape[0] * math.prod(places) * math.prod(w_shape)
     return forward * (bool(output_mask[0]) + bool(output_mask[1]))
-
-
-def _is_norm(module: nn.Module) -> bool:
-    return isinstance(
-        module,
-        nn.modules.batchnorm._NormBase,  # batch, instance and synchronised norms
-    )
 
 
 def _plain_attributes(module: nn.Module) -> tuple[str, ...]:

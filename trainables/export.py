@@ -20,9 +20,8 @@ from trainables.errors import InputError
 from trainables.evaluation import EVALUATION_BATCH, evaluate
 from trainables.images.augment import prepare
 from trainables.images.store import ImageStore
-from trainables.layers import classifier_name
 from trainables.measurement import Measurement
-from trainables.method import MethodContext, load_method
+from trainables.method import load_method
 from trainables.sources import BackboneSource
 
 WEIGHTS_FILE = "model.safetensors"
@@ -78,8 +77,8 @@ def from_checkpoint(
     uri: str, *, backbone: BackboneSource, class_names: Sequence[str]
 ) -> TransferredModel:
     """The model that a trial measured at the rung whose checkpoint lies at `uri`."""
-    tensors, state = load_checkpoint(uri, ("average",))
-    return _assemble(tensors["average"], state, backbone=backbone, class_names=class_names)
+    tensors, state = load_checkpoint(uri, ("measured",))
+    return _assemble(tensors["measured"], state, backbone=backbone, class_names=class_names)
 
 
 def error_on_test(model: TransferredModel, store: ImageStore) -> float:
@@ -100,8 +99,8 @@ def export_model(
     folder = folder.expanduser().absolute()
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise InputError(f"{folder} exists and is no empty folder; export into a new one.")
-    tensors, state = load_checkpoint(uri, ("average",))
-    model = _assemble(tensors["average"], state, backbone=backbone, class_names=class_names)
+    tensors, state = load_checkpoint(uri, ("measured",))
+    model = _assemble(tensors["measured"], state, backbone=backbone, class_names=class_names)
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
@@ -162,21 +161,7 @@ def _assemble(
     recipe = Recipe.from_dict(state["recipe"])
     module = build(backbone, num_classes=len(class_names))
     mean, std = normalisation(backbone, module)
-    load_method(recipe.method).rebuild(
-        module,
-        state["structure"],
-        MethodContext(
-            settings=recipe.settings,
-            resolution=recipe.resolution,
-            head=classifier_name(module),
-            seed=state["seed"],
-            calibration=lambda _: iter(()),
-            labelled=lambda _: iter(()),
-            forward_flops=lambda: 0.0,
-            train_flops=lambda: 0.0,
-            width_multiple=1,
-        ),
-    )
+    load_method(recipe.method).rebuild(module, state["structure"], recipe)
     module.load_state_dict(dict(weights))
     return TransferredModel(
         module=module.eval().requires_grad_(requires_grad=False),

@@ -6,7 +6,7 @@ the data and the random state are the step number, and a resumed run is the run 
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,7 @@ from trainables.backbones import Weights
 from trainables.batches import Batches, ImageBatches
 from trainables.checkpoints import load_checkpoint, save_checkpoint
 from trainables.compute import StepCost, count_flops
+from trainables.epochs import Epochs
 from trainables.errors import InfeasibleError, InputError
 from trainables.evaluation import EVALUATION_BATCH
 from trainables.head_only import FeatureBatches
@@ -28,13 +29,15 @@ from trainables.layers import classifier_name, trained_batch_norms
 from trainables.learner import Learner
 from trainables.losses import class_weights
 from trainables.measurement import Measurement, Outcome
-from trainables.method import MethodContext, load_method
+from trainables.method import MethodContext, Transfer, load_method
 from trainables.optimizers import freeze_below, train_mode
 from trainables.precision import Precision
 from trainables.rungs import Stop, plan_stops, reachable_levels
 from trainables.seeds import derive_seed, generator
+from trainables.source_task import SourceTask
 from trainables.sources import BackboneSource
 from trainables.trunk import find_trunk
+from trainables.zeros import Zeros
 
 LOSS_CHECK_PERIOD = 16
 """Steps between looks at whether the loss is still finite."""
@@ -42,7 +45,9 @@ GPU_WIDTH_MULTIPLE = 8
 """Channels that tensor cores take at a time; CPUs lose nothing by other widths."""
 SALIENCY_BATCH = 16
 """Images whose gradients a method may ask for at a time: the smallest batch that is trained."""
-_TENSORS = ("model", "average", "optimizer")
+_TENSORS = ("model", "measured", "optimizer", "transfer")
+_AVERAGE = ("average",)
+"""In a checkpoint only where what was measured is made from the average, and is not the average."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,11 +76,15 @@ class Finetuning:
         device: torch.device,
         precision: Precision | None = None,
         resume_from: str | None = None,
+        source_task: Callable[[], ImageStore] | None = None,
     ) -> None:
-        """`precision` is the device's own unless given."""
+        """`precision` is the device's own unless given; `source_task` opens the images that the
+        backbone was trained on, where the config names them."""
         started = time.perf_counter()
         self._recipe = recipe
         self._seed = seed
+        self._backbone = backbone
+        self._source_task = source_task
         self._train = store.splits["train"]
         self._device = device
         self._step = 0
@@ -88,15 +97,26 @@ class Finetuning:
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)  # an earlier trial of this process left it
 
-        checkpoint = None if resume_from is None else load_checkpoint(resume_from, _TENSORS)
-        self._model = self._load_backbone(backbone, classes=len(store.class_names))
-        self._structure, self._setup_flops = self._prepare(checkpoint[1] if checkpoint else None)
+        checkpoint = (
+            None
+            if resume_from is None
+            else load_checkpoint(resume_from, _TENSORS, optional=_AVERAGE)
+        )
+        self._classes = len(store.class_names)
+        self._model = self._load_backbone(classes=self._classes)
+        self._structure, self._setup_flops, self._transfer = self._prepare(
+            checkpoint[1] if checkpoint else None
+        )
         freeze_below(self._model, trainable_depth=recipe.trainable_depth)
+        plain = count_flops(self._model, resolution=recipe.resolution)
+        self._inference_flops = plain.forward_flops
+        self._transfer.attach(self._model)
         train_mode(self._model)
         self._check_batch_norms()
         cost = count_flops(self._model, resolution=recipe.resolution)
-        self._inference_flops = cost.forward_flops
+        self._zeros = Zeros(self._model, resolution=recipe.resolution)
         self._batches = self._choose_batches(store, cost, levels=levels, mirror=mirror)
+        self._step_flops = self._batches.step_flops + self._transfer.step_flops
         self._opened = False
         self._eval_flops = self._batches.eval_setup_flops
         self._learner = Learner(
@@ -106,17 +126,18 @@ class Finetuning:
             seed=seed,
             class_weights=class_weights(
                 self._train.labels.to(device),
-                classes=len(store.class_names),
+                classes=self._classes,
                 exponent=recipe.class_weighting,
             ),
             precision=precision or Precision.of(device),
+            transfer=self._transfer,
         )
         self._settling_flops = cost.forward_flops * self._settling_images
         self.stops = plan_stops(
             levels=levels,
             target_flops=recipe.target_flops,
             setup_flops=self._setup_flops + self._batches.setup_flops,
-            step_flops=self._batches.step_flops,
+            step_flops=self._step_flops,
             settling_flops=self._settling_flops,
             max_steps=self._batches.max_steps,
         )
@@ -141,7 +162,8 @@ class Finetuning:
             return
         self._settle()
         self._seconds += time.perf_counter() - started
-        error, loss = self._batches.evaluate(self._learner.average.model)
+        self._measured = self._transfer.finished(self._learner.average.model)
+        error, loss = self._batches.evaluate(self._measured)
         if not math.isfinite(loss):
             self.outcome = Outcome.DIVERGED
             return
@@ -158,41 +180,67 @@ class Finetuning:
         """
         if self.measurement is None:
             raise RuntimeError("A trial is saved at rungs: none is measured yet.")
+        tensors = self._learner.tensors()
+        if self._measured is self._learner.average.model:
+            tensors["measured"] = tensors.pop("average")
+        else:
+            tensors["measured"] = self._measured.state_dict()
         save_checkpoint(
             uri,
-            tensors=self._learner.tensors(),
+            tensors=tensors,
             state={
                 "recipe": self._recipe.to_dict(),
                 "seed": self._seed,
                 "structure": self._structure,
                 "setup_flops": self._setup_flops,
                 "step": self._step,
+                "skippable_flops": self._zeros.train_flops,
                 "learner": self._learner.state(),
                 "measurement": self.measurement.to_dict(),
             },
         )
 
-    def _load_backbone(self, backbone: Backbone, *, classes: int) -> nn.Module:
-        torch.manual_seed(derive_seed(self._seed, "head"))
-        model = backbones.build(backbone.source, num_classes=classes)
+    def _load_backbone(self, *, classes: int) -> nn.Module:
+        model = self._fresh(classes=classes)
+        backbone = self._backbone
         if backbone.weights is not None:
             backbones.load_into(model, backbone.weights, source=backbone.source)
         self._mean, self._std = backbones.normalisation(backbone.source, model)
-        return model.to(self._device)
+        return model
 
-    def _prepare(self, checkpoint: Mapping[str, Any] | None) -> tuple[dict[str, Any], float]:
-        """The model's structure, which it has afterwards, and the FLOPs that it cost."""
+    def _fresh(self, *, classes: int) -> nn.Module:
+        torch.manual_seed(derive_seed(self._seed, "head"))
+        return backbones.build(self._backbone.source, num_classes=classes).to(self._device)
+
+    def _open_source_task(self, open_images: Callable[[], ImageStore]) -> SourceTask:
+        store = open_images()
+        train = store.splits["train"]
+        model = self._load_backbone(classes=len(store.class_names))
+        if self._backbone.weights is not None:
+            backbones.load_head(model, self._backbone.weights)
+        epochs = Epochs(images=len(train), seed=derive_seed(self._seed, "source"))
+
+        def batch(step: int, size: int) -> tuple[Tensor, Tensor]:
+            indices = epochs.batch(step, size=size)
+            return self._inputs(train.images[indices]), train.labels[indices].to(self._device)
+
+        return SourceTask(model=model, batch=batch, train_images=len(train))
+
+    def _prepare(
+        self, checkpoint: Mapping[str, Any] | None
+    ) -> tuple[dict[str, Any], float, Transfer]:
+        """The model's structure, which it has afterwards, the FLOPs it cost, and what follows."""
         try:
             count_flops(self._model, resolution=self._recipe.resolution)
         except InputError as error:  # mostly an image that shrinks to nothing on its way
             raise InfeasibleError(str(error)) from error
         method = load_method(self._recipe.method)
         if checkpoint is not None:
-            method.rebuild(self._model, checkpoint["structure"], self._context())
-            return checkpoint["structure"], checkpoint["setup_flops"]
+            transfer = method.rebuild(self._model, checkpoint["structure"], self._recipe)
+            return checkpoint["structure"], checkpoint["setup_flops"], transfer
         prepared = method.prepare(self._model, self._context())
         self.unbilled_flops += prepared.flops
-        return dict(prepared.structure), prepared.flops
+        return dict(prepared.structure), prepared.flops, prepared.transfer
 
     def _check_batch_norms(self) -> None:
         if self._recipe.batch_size > 1:
@@ -218,6 +266,7 @@ class Finetuning:
                 store=store,
                 inputs=self._inputs,
                 cost=cost,
+                inference_flops=self._inference_flops,
                 mirror=mirror,
                 device=self._device,
             )
@@ -242,6 +291,9 @@ class Finetuning:
         if not self._opened:
             self.unbilled_flops += self._batches.open()
             self._opened = True
+            if self._step == 0:
+                images = self._batches.setup_images
+                self._zeros.forward(images, shares=self._transfer.zero_shares())
 
     def _settle(self) -> None:
         self._learner.average.settle(self._calibration_batches(self._settling_images))
@@ -253,7 +305,11 @@ class Finetuning:
         return images if images > 1 else 0  # one alone has no variance
 
     def _restore(self, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
-        self._learner.restore(tensors, state["learner"])
+        self._learner.restore(
+            {**tensors, "average": tensors.get("average", tensors["measured"])}, state["learner"]
+        )
+        self._measured = self._transfer.finished(self._learner.average.model)
+        self._zeros.train_flops = state["skippable_flops"]
         self.measurement = Measurement.from_dict(state["measurement"])
         self._step = state["step"]
         self._eval_flops = self.measurement.eval_flops
@@ -276,7 +332,8 @@ class Finetuning:
         loss = self._learner.learn(
             inputs, labels, step=self._step, total_steps=self.stops[-1].steps
         )
-        self.unbilled_flops += self._batches.step_flops
+        self.unbilled_flops += self._step_flops
+        self._zeros.step(self._batches.step_images, shares=self._transfer.zero_shares())
         self._step += 1
         return loss
 
@@ -290,8 +347,12 @@ class Finetuning:
             executed_flops=executed,
             eval_flops=self._eval_flops,
             inference_flops=self._inference_flops,
-            params=sum(p.numel() for p in self._model.parameters()),
-            updated_params=sum(p.numel() for p in self._model.parameters() if p.requires_grad),
+            params=sum(p.numel() for p in self._measured.parameters()),
+            updated_params=self._transfer.updated_params(self._model),
+            nonzero_params=sum(int(p.count_nonzero()) for p in self._measured.parameters()),
+            sparse_train_flops=stop.train_flops - self._zeros.train_flops,
+            sparse_inference_flops=self._inference_flops
+            - self._zeros.inference_flops(self._measured),
             val_error=error,
             val_loss=loss,
             train_seconds=self._seconds,
@@ -300,17 +361,20 @@ class Finetuning:
         )
 
     def _context(self) -> MethodContext:
-        resolution = self._recipe.resolution
+        resolution, source_task = self._recipe.resolution, self._source_task
         return MethodContext(
             settings=self._recipe.settings,
             resolution=resolution,
             head=classifier_name(self._model),
             seed=derive_seed(self._seed, "method"),
+            target_flops=self._recipe.target_flops,
             calibration=self._calibration_batches,
             labelled=self._labelled_batches,
             forward_flops=lambda: count_flops(self._model, resolution=resolution).forward_flops,
             train_flops=lambda: count_flops(self._model, resolution=resolution).train_flops,
             width_multiple=GPU_WIDTH_MULTIPLE if self._device.type == "cuda" else 1,
+            fresh=lambda: self._fresh(classes=self._classes),
+            source_task=source_task and (lambda: self._open_source_task(source_task)),
         )
 
     def _calibration_batches(self, images: int) -> Iterator[Tensor]:

@@ -46,6 +46,8 @@ class FeatureBatches:
     Raises `InfeasibleError` when the compute aimed at pays for too few images.
     """
 
+    step_images = 0
+
     def __init__(
         self,
         *,
@@ -76,6 +78,7 @@ class FeatureBatches:
             total=len(self._train),
         )
         self._extraction_flops = extraction
+        self.setup_images = self._images
         self.setup_flops = self._images * extraction
         self.max_steps: int | None = math.ceil(MAX_PASSES * self._images / recipe.batch_size)
         self.eval_setup_flops = len(self._validation) * extraction

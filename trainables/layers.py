@@ -7,6 +7,9 @@ from torch import nn
 
 from trainables.errors import InputError
 
+WEIGHTED = (nn.modules.conv._ConvNd, nn.Linear)
+"""The layers whose work counts as FLOPs: convolutions and matrix products."""
+_NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 _BLOCK = re.compile(r"(.*?\.\d+(?:\.\d+)*)(?:\.|$)")  # down to its first run of numbers
 
 
@@ -39,6 +42,24 @@ def classifier_name(model: nn.Module) -> str:
             "as timm's have, or a last torch.nn.Linear inside it."
         )
     return linear[-1]
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Whether the module is a normalisation layer: batch, instance, group, layer or RMS."""
+    return isinstance(module, _NORMS)
+
+
+def backbone_weights(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Weights of the convolutions and linear layers, by qualified name, but for the classifier's.
+
+    They are what sparsity, masks and deltas are about; biases and norms are not among them.
+    """
+    head = classifier_name(model)
+    return {
+        f"{name}.weight": layer.get_parameter("weight")
+        for name, layer in model.named_modules()
+        if isinstance(layer, WEIGHTED) and name != head and not name.startswith(f"{head}.")
+    }
 
 
 def layer_of_parameter(model: nn.Module) -> dict[str, int]:

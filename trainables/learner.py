@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from search_spaces.recipe import Optimizer, Recipe
 from trainables.layers import trained_batch_norms
 from trainables.losses import training_loss
+from trainables.method import Transfer
 from trainables.mixing import Targets, mix
 from trainables.optimizers import (
     RunningAverage,
@@ -44,11 +45,13 @@ class Learner:
         seed: int,
         class_weights: Tensor | None,
         precision: Precision,
+        transfer: Transfer | None = None,
     ) -> None:
         """`model` is prepared, frozen as the recipe says, in train mode and on its device.
 
         `trained` is what gives logits, in a step, from the batch: the model or a part of it.
-        `class_weights` is as in `training_loss`.
+        `class_weights` is as in `training_loss`. `transfer` is attached to the model already;
+        plain finetuning where None.
         """
         self._model = precision.lay_out(model)
         self._forward = trained
@@ -56,6 +59,7 @@ class Learner:
         self._seed = seed
         self._class_weights = class_weights
         self._precision = precision
+        self._transfer = transfer or Transfer()
         self._parts = 1
         self._parameters = [p for p in model.parameters() if p.requires_grad]
         self._smallest_part = 2 if trained_batch_norms(model) else 1
@@ -82,13 +86,18 @@ class Learner:
             cutmix=recipe.cutmix,
             seed=derive_seed(self._seed, "mix", step),
         )
-        loss = self._backward(self._precision.images(inputs), targets, step=step)
+        self._transfer.begin_step(step=step, total_steps=total_steps)
+        loss = self._backward(
+            self._precision.images(inputs), targets, step=step, total_steps=total_steps
+        )
+        self._transfer.before_step(step=step, total_steps=total_steps)
         if recipe.clip_norm > 0:
             nn.utils.clip_grad_norm_(self._parameters, recipe.clip_norm)
         set_learning_rate(
             self._optimizer, schedule=recipe.schedule, step=step, total_steps=total_steps
         )
         self._optimizer.step()
+        self._transfer.after_step(step=step, total_steps=total_steps)
         self.average.update(step=step + 1)
         return loss
 
@@ -98,11 +107,16 @@ class Learner:
             "model": self._model.state_dict(),
             "average": self.average.model.state_dict(),
             "optimizer": optimizer_tensors(self._optimizer, self._model),
+            "transfer": self._transfer.tensors(),
         }
 
     def state(self) -> dict[str, Any]:
         """The rest of what `restore` needs, as JSON keeps it."""
-        return {"groups": optimizer_numbers(self._optimizer), "parts": self._parts}
+        return {
+            "groups": optimizer_numbers(self._optimizer),
+            "parts": self._parts,
+            "transfer": self._transfer.state(),
+        }
 
     def restore(
         self, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]
@@ -114,8 +128,9 @@ class Learner:
             self._optimizer, self._model, tensors=tensors["optimizer"], numbers=state["groups"]
         )
         self._parts = state["parts"]
+        self._transfer.restore(tensors["transfer"], state["transfer"])
 
-    def _backward(self, inputs: Tensor, targets: Targets, *, step: int) -> Tensor:
+    def _backward(self, inputs: Tensor, targets: Targets, *, step: int, total_steps: int) -> Tensor:
         """Leaves the batch's gradient in the parameters and returns its loss."""
         most_parts = len(inputs) // self._smallest_part
         while True:
@@ -123,7 +138,12 @@ class Learner:
             _seed_global_streams(derive_seed(self._seed, "step", step), device=inputs.device)
             self._optimizer.zero_grad(set_to_none=True)
             try:
-                return self._accumulate(inputs, targets)
+                loss = self._accumulate(inputs, targets)
+                penalty = self._transfer.penalty(step=step, total_steps=total_steps)
+                if penalty is None:
+                    return loss
+                penalty.backward()
+                return loss + penalty.detach()
             except torch.OutOfMemoryError:
                 if self._parts >= most_parts:
                     raise

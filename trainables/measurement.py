@@ -49,6 +49,13 @@ class Measurement:
     """Training images consumed by steps so far, repeats included."""
     peak_memory_bytes: int | None = None
     """Peak device memory on a GPU; unknown on CPU."""
+    nonzero_params: int | None = None
+    """Parameters that are not zero; unknown in what an earlier version measured."""
+    sparse_train_flops: float | None = None
+    """`train_flops` without the products with weights that the method held at zero, as hardware
+    that skips zeros would execute; dense hardware executes `train_flops`."""
+    sparse_inference_flops: float | None = None
+    """`inference_flops` without the products with weights that are zero, likewise."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""

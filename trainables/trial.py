@@ -7,7 +7,7 @@ import functools
 import gc
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,10 @@ class TrialSetting:
     task: TaskSource
     store_resolution: int
     """Side in pixels at which the images are decoded and kept."""
+    source_task: TaskSource | None
+    """The task that the backbone was trained on, where it is known."""
+    source_resolution: int
+    """Side in pixels at which its images are decoded and kept."""
     mirror: bool
     """Whether a mirrored image keeps its label."""
     levels: tuple[float, ...]
@@ -53,9 +57,14 @@ class TrialSetting:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "TrialSetting":
         """The setting whose `to_dict` gave `values`."""
-        backbone, task = BackboneSource(**values["backbone"]), TaskSource(**values["task"])
-        levels = tuple(values["levels"])
-        return cls(**{**values, "backbone": backbone, "task": task, "levels": levels})
+        source = values["source_task"]
+        records = {
+            "backbone": BackboneSource(**values["backbone"]),
+            "task": TaskSource(**values["task"]),
+            "source_task": TaskSource(**source) if source else None,
+            "levels": tuple(values["levels"]),
+        }
+        return cls(**{**values, **records})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +132,7 @@ class TransferTrial(tune.Trainable):
                 mirror=setting.mirror,
                 device=_device(),
                 resume_from=checkpoint_folder(self._uri, rungs[-1]) if rungs else None,
+                source_task=_source_task(setting),
             )
         except InfeasibleError as error:
             self._refusal = str(error), error.spent_flops  # not the error: it holds the model
@@ -209,6 +219,13 @@ def _backbone(source: str) -> Backbone:
 def _store(task: str, resolution: int, cache: str) -> ImageStore:
     source = TaskSource(**json.loads(task))
     return open_store(source, resolution=resolution, cache_dir=Path(cache))
+
+
+def _source_task(setting: TrialSetting) -> Callable[[], ImageStore] | None:
+    if setting.source_task is None:
+        return None
+    task = json.dumps(asdict(setting.source_task))
+    return lambda: _store(task, setting.source_resolution, setting.cache)
 
 
 def measure_test_error(setting: Mapping[str, Any], checkpoint_uri: str) -> float:

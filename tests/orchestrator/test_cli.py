@@ -307,8 +307,8 @@ def test_doctor_says_what_it_found(prunetune: Prunetune, config: Path, tmp_path:
     assert [line.split(":")[0] for line in ended.out.splitlines()] == [
         f"ok  {title}"
         for title in (
-            *("config", "folder", "task", "space"),
-            *("backbone", "images", "recipes", "tracking"),
+            *("config", "folder", "task", "backbone"),
+            *("space", "images", "recipes", "tracking"),
         )
     ]
     assert "10 classes" in ended.out

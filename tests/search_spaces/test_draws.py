@@ -80,8 +80,8 @@ def test_the_same_seed_draws_the_same_recipe() -> None:
 
 
 def test_a_dry_run_names_every_parameter() -> None:
-    assert set(check_space(filter_pruning, {}, PROBLEM)) == set(EVERY_PARAMETER)
-    assert set(check_space(probe, {}, PROBLEM)) == {"optimizer", "beta", "learning_rate"}
+    assert set(check_space(filter_pruning, {}, PROBLEM).names) == set(EVERY_PARAMETER)
+    assert set(check_space(probe, {}, PROBLEM).names) == {"optimizer", "beta", "learning_rate"}
 
 
 def test_a_dry_run_says_nothing(capfd: pytest.CaptureFixture[str]) -> None:

@@ -84,7 +84,8 @@ def test_a_trial_resumed_from_any_rung_ends_as_if_it_had_never_stopped(
             assert ended == weights(tmp_path / "whole", last)
             assert set(ended) == {
                 "model.safetensors",
-                "average.safetensors",
+                "measured.safetensors",
+                "transfer.safetensors",
                 "optimizer.safetensors",
             }
 
@@ -222,7 +223,7 @@ def test_what_is_frozen_keeps_its_values_and_its_statistics(
 ) -> None:
     recipe = make_recipe(trainable_depth=0.4, learning_rate=0.1)
     curve = run(make_trial(digits, recipe), tmp_path)
-    tensors = [load_checkpoint(rung_uri(tmp_path, m.rung), ("model", "average"))[0] for m in curve]
+    tensors = [load_checkpoint(rung_uri(tmp_path, m.rung), ("model", "measured"))[0] for m in curve]
     first, last = tensors[0]["model"], tensors[-1]["model"]
     moved = {name for name in first if not torch.equal(first[name], last[name])}
     assert moved == {
@@ -232,7 +233,7 @@ def test_what_is_frozen_keeps_its_values_and_its_statistics(
     }
     for group in tensors:
         for name in first.keys() - moved:
-            assert torch.equal(group["average"][name], first[name])
+            assert torch.equal(group["measured"][name], first[name])
     assert 0 < curve[0].updated_params < curve[0].params
 
 
@@ -246,15 +247,15 @@ def test_the_average_follows_weights_and_statistics_by_its_formula(
     run(trial, tmp_path)
     expected: dict[str, torch.Tensor] = {}
     for step in range(1, 5):
-        tensors, _ = load_checkpoint(rung_uri(tmp_path, step - 1), ("model", "average"))
+        tensors, _ = load_checkpoint(rung_uri(tmp_path, step - 1), ("model", "measured"))
         share = 9 / (step + 8)
         for name, value in tensors["model"].items():
             if not value.is_floating_point():
-                assert torch.equal(tensors["average"][name], value)
+                assert torch.equal(tensors["measured"][name], value)
                 continue
             before = expected.get(name, value)
             expected[name] = before + share * (value - before)
-            torch.testing.assert_close(tensors["average"][name], expected[name])
+            torch.testing.assert_close(tensors["measured"][name], expected[name])
 
 
 def test_an_absurd_learning_rate_diverges_and_is_billed_to_its_last_step(

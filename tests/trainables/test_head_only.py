@@ -103,7 +103,7 @@ def test_a_trial_is_the_same_whoever_extracted(
     assert [unbilled(m) for m in shared] == [unbilled(m) for m in alone]
     extracted_before = 32 / 96 * (alone[0].train_flops - alone[0].images_seen * head_flops(alone))
     assert bill(alone) - bill(shared) == pytest.approx(extracted_before)
-    for name in ("model", "average", "optimizer"):
+    for name in ("model", "measured", "optimizer"):
         file = f"rung-{alone[-1].rung:03d}/{name}.safetensors"
         assert (tmp_path / "alone" / file).read_bytes() == (tmp_path / "shared" / file).read_bytes()
 
@@ -159,7 +159,7 @@ def test_a_trial_resumed_from_any_rung_ends_as_if_it_had_never_stopped(
                 continue
             steps = whole[-1].train_flops - measured.train_flops
             assert bill(rest) == pytest.approx(steps + again_extracted)
-            for name in ("model", "average", "optimizer"):
+            for name in ("model", "measured", "optimizer"):
                 file = f"rung-003/{name}.safetensors"
                 resumed = (tmp_path / "rest" / file).read_bytes()
                 assert resumed == (tmp_path / "whole" / file).read_bytes()
@@ -254,8 +254,8 @@ def test_validation_features_are_extracted_once_and_counted_once(store: ImageSto
 def test_what_is_saved_and_exported_is_the_whole_model(store: ImageStore, tmp_path: Path) -> None:
     curve = run(make(store, head_only(pruning_ratio=0.5)), tmp_path / "trial")
     uri = rung_uri(tmp_path / "trial", curve[-1].rung)
-    tensors, _ = load_checkpoint(uri, ("model", "average", "optimizer"))
-    assert tensors["model"].keys() == tensors["average"].keys() > {"conv1.0.weight", "fc.weight"}
+    tensors, _ = load_checkpoint(uri, ("model", "measured", "optimizer"))
+    assert tensors["model"].keys() == tensors["measured"].keys() > {"conv1.0.weight", "fc.weight"}
     assert set(tensors["optimizer"]) == {"momentum_buffer:fc.weight", "momentum_buffer:fc.bias"}
     export_model(uri, tmp_path / "exported", backbone=SMALL, class_names=store.class_names, card="")
     model = load_exported(tmp_path / "exported")

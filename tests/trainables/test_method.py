@@ -3,6 +3,8 @@
 import pkgutil
 
 import pytest
+from method_contract import check
+from recipes import make_recipe
 
 import trainables.methods
 from trainables.errors import InputError
@@ -18,7 +20,7 @@ def test_every_file_of_the_folder_is_a_method(name: str) -> None:
     assert callable(method.prepare)
     assert callable(method.rebuild)
     with pytest.raises(InputError):
-        method.check({"no such setting": 1})
+        check(make_recipe(method=name, settings={"no such setting": 1}))
 
 
 @pytest.mark.parametrize("name", ["prunning", "", "..errors", "__init__"])

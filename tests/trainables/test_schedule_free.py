@@ -120,7 +120,7 @@ def test_it_learns_and_its_checkpoint_holds_the_average(digits: ImageStore, tmp_
     curve = run(trial, tmp_path)
     assert curve[-1].val_error < 0.5 < 0.75  # four classes: chance is 0.75
     assert curve[-1].val_loss < curve[0].val_loss
-    tensors, _ = load_checkpoint(rung_uri(tmp_path, curve[-1].rung), ("average", "optimizer"))
+    tensors, _ = load_checkpoint(rung_uri(tmp_path, curve[-1].rung), ("measured", "optimizer"))
     measured = trial._learner.average.model.state_dict()
-    assert all(torch.equal(value, measured[name]) for name, value in tensors["average"].items())
+    assert all(torch.equal(value, measured[name]) for name, value in tensors["measured"].items())
     assert {key.partition(":")[0] for key in tensors["optimizer"]} == {"z", "exp_avg_sq"}

@@ -16,9 +16,9 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from search_spaces.recipe import Setting
+from search_spaces.recipe import Recipe, Setting
 from trainables.errors import InfeasibleError, InputError
-from trainables.method import MethodContext, Prepared
+from trainables.method import Conditions, MethodContext, Prepared, Transfer
 from trainables.pruning.absorption import Absorbing
 from trainables.pruning.groups import ChannelGroup
 from trainables.pruning.plan import PruningPlan
@@ -39,9 +39,9 @@ _REPAIRS = ("batch_norm_repair", "ridge_repair")
 _SETTINGS = ("pruning_ratio", *_CHOICES, *_REPAIRS)
 
 
-def check(settings: Mapping[str, Setting]) -> None:
+def check(recipe: Recipe, conditions: Conditions) -> None:
     """Raises `InputError` for settings that make no sense for any model."""
-    _plan(settings, round_to=1)
+    _plan(recipe.settings, round_to=1)
 
 
 def prepare(model: nn.Module, context: MethodContext) -> Prepared:
@@ -56,9 +56,10 @@ def prepare(model: nn.Module, context: MethodContext) -> Prepared:
     return _Preparation(model, context).run(plan)
 
 
-def rebuild(model: nn.Module, structure: Mapping[str, Any], context: MethodContext) -> None:
+def rebuild(model: nn.Module, structure: Mapping[str, Any], recipe: Recipe) -> Transfer:
     """Gives a fresh dense model the pruned shapes."""
-    rebuild_structure(model, PrunedStructure.from_dict(structure), resolution=context.resolution)
+    rebuild_structure(model, PrunedStructure.from_dict(structure), resolution=recipe.resolution)
+    return Transfer()
 
 
 class _Preparation:

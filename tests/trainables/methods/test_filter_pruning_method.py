@@ -1,15 +1,19 @@
 """Filter pruning as a method: its settings, its cost and its structure."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import timm
 import torch
-from torch import Tensor, nn
+from contexts import make_context
+from method_contract import check
+from recipes import make_recipe
+from torch import nn
 
+from search_spaces.recipe import Recipe
 from trainables.compute import count_flops
 from trainables.errors import InfeasibleError, InputError
 from trainables.method import MethodContext
@@ -32,25 +36,11 @@ SETTINGS: dict[str, Any] = {
 def context_for(
     model: nn.Module, *, images: int = 40, width_multiple: int = 1, **settings: Any
 ) -> MethodContext:
-    def batches(most: int) -> Iterator[Tensor]:
-        noise = torch.randn((min(images, most), 3, 32, 32), generator=torch.manual_seed(0))
-        yield from noise.split(16) if images else ()
+    return make_context(model, SETTINGS | settings, images=images, width_multiple=width_multiple)
 
-    def labelled(most: int) -> Iterator[tuple[Tensor, Tensor]]:
-        for noise in batches(most):
-            yield noise, torch.arange(len(noise)) % 5
 
-    return MethodContext(
-        settings=SETTINGS | settings,
-        resolution=32,
-        head="fc",
-        seed=1,
-        calibration=batches,
-        labelled=labelled,
-        forward_flops=lambda: count_flops(model, resolution=32).forward_flops,
-        train_flops=lambda: count_flops(model, resolution=32).train_flops,
-        width_multiple=width_multiple,
-    )
+def recipe_with(**settings: Any) -> Recipe:
+    return make_recipe(settings=settings, resolution=32)
 
 
 @pytest.fixture
@@ -89,7 +79,7 @@ def test_a_ratio_of_zero_leaves_everything_and_costs_nothing(model: nn.Module) -
     assert prepared.flops == 0
     after = model.state_dict()
     assert all(torch.equal(after[name], value) for name, value in before.items())
-    filter_pruning.rebuild(model, prepared.structure, context_for(model, pruning_ratio=0))
+    filter_pruning.rebuild(model, prepared.structure, recipe_with(pruning_ratio=0))
     assert model.state_dict().keys() == before.keys()
 
 
@@ -100,7 +90,7 @@ def test_a_fresh_model_takes_the_structure_and_then_the_weights(
     context = context_for(model, width_rule=width_rule)
     prepared = filter_pruning.prepare(model, context)
     fresh = timm.create_model("test_resnet", num_classes=5)
-    filter_pruning.rebuild(fresh, prepared.structure, context)
+    filter_pruning.rebuild(fresh, prepared.structure, recipe_with(**context.settings))
     fresh.load_state_dict(model.state_dict())
     images = torch.randn(2, 3, 32, 32)
     assert torch.equal(fresh.eval()(images), model.eval()(images))
@@ -197,12 +187,12 @@ def test_every_criterion_gives_the_same_model_twice(model: nn.Module, criterion:
 
 @pytest.mark.parametrize("settings", [{"pruning_ratio": 0}, {"pruning_ratio": 0.0}])
 def test_a_dense_recipe_needs_no_other_settings(settings: dict[str, Any]) -> None:
-    filter_pruning.check(settings)
+    check(recipe_with(**settings))
 
 
 @pytest.mark.parametrize("ratio", [0, 0.0, 0.95])
 def test_sensible_settings_pass(ratio: float) -> None:
-    filter_pruning.check(SETTINGS | {"pruning_ratio": ratio})
+    check(recipe_with(**SETTINGS | {"pruning_ratio": ratio}))
 
 
 @pytest.mark.parametrize(
@@ -223,11 +213,11 @@ def test_sensible_settings_pass(ratio: float) -> None:
 )
 def test_settings_that_make_no_sense_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        filter_pruning.check(SETTINGS | changes)
+        check(recipe_with(**SETTINGS | changes))
 
 
 def test_missing_settings_are_refused() -> None:
     with pytest.raises(InputError, match="and the recipe gives none"):
-        filter_pruning.check({})
+        check(recipe_with())
     with pytest.raises(InputError, match="only a pruning_ratio of 0 needs no others"):
-        filter_pruning.check({"pruning_ratio": 0.5})
+        check(recipe_with(pruning_ratio=0.5))

@@ -1,0 +1,60 @@
+"""Norm and head: the gains and biases of all normalisation layers, and a new classifier.
+
+A baseline (the norms-only training of BitFit's and "Training BatchNorm and Only BatchNorm", arXiv
+2003.00152, for transfer). Batch statistics move with the images too. The backward pass goes
+through the whole network and is counted, while no convolution has a weight gradient. Ours: biases
+of convolutions stay. No settings; `trainable_depth` must be 1, for norms at every depth are
+trained.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from search_spaces.recipe import Recipe
+from trainables.baselines import check_depth
+from trainables.errors import InputError
+from trainables.layers import classifier_name, is_norm
+from trainables.method import Conditions, MethodContext, Prepared, Transfer
+from trainables.settings import Settings
+
+
+def check(recipe: Recipe, conditions: Conditions) -> None:
+    """Raises `InputError` for settings, for a depth below 1 and for a model without norms."""
+    Settings.read(recipe.settings)
+    check_depth(recipe, low=1.0, high=1.0, instead="norms are trained at every depth")
+    if not _norm_parameters(conditions.model):
+        raise InputError(
+            f"norm_and_head trains norms, and {type(conditions.model).__name__} has none with "
+            "weights; choose another method."
+        )
+
+
+def prepare(model: nn.Module, context: MethodContext) -> Prepared:
+    """Does nothing yet: gradients are switched off once the recipe's are on."""
+    return Prepared(flops=0.0, transfer=NormAndHead())
+
+
+def rebuild(model: nn.Module, structure: Mapping[str, Any], recipe: Recipe) -> Transfer:
+    """Does nothing to the structure."""
+    return NormAndHead()
+
+
+class NormAndHead(Transfer):
+    """Switches the gradients of everything else off."""
+
+    def attach(self, model: nn.Module) -> None:
+        head = classifier_name(model) + "."
+        trained = _norm_parameters(model)
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name in trained or name.startswith(head))
+
+
+def _norm_parameters(model: nn.Module) -> frozenset[str]:
+    return frozenset(
+        f"{name}.{parameter}"
+        for name, module in model.named_modules()
+        if is_norm(module)
+        for parameter, _ in module.named_parameters(recurse=False)
+    )
