@@ -87,6 +87,12 @@ class Recipe:
         object.__setattr__(self, "settings", MappingProxyType(dict(sorted(self.settings.items()))))
         object.__setattr__(self, "optimizer", _member(Optimizer, "optimizer", self.optimizer))
         object.__setattr__(self, "schedule", _member(Schedule, "schedule", self.schedule))
+        for name in self.settings:
+            if name in {f.name for f in fields(self)}:
+                raise InvalidRecipeError(
+                    f"settings.{name}={self.settings[name]!r} has the name of a field that every "
+                    "recipe has; give the method's setting another."
+                )
         rules: tuple[tuple[str, bool, str], ...] = (
             ("learning_rate", self.learning_rate > 0, "must be positive"),
             ("weight_decay", self.weight_decay >= 0, "must not be negative; 0 means none"),

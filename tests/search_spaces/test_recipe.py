@@ -74,3 +74,8 @@ def test_a_recipe_survives_json_and_its_id_tells_its_fields(changes: dict[str, A
 def test_a_bad_value_is_refused_in_one_sentence(changes: dict[str, Any], complaint: str) -> None:
     with pytest.raises(InvalidRecipeError, match=complaint):
         Recipe.from_dict(OLDER | changes)
+
+
+def test_a_setting_may_not_take_the_name_of_a_field() -> None:
+    with pytest.raises(InvalidRecipeError, match="settings.schedule='gradual' has the name of a"):
+        Recipe.from_dict(OLDER | {"settings": {"schedule": "gradual"}})

@@ -6,11 +6,13 @@ import pytest
 import timm
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
 from tests.benchmarks.flop_counts import LAYER_MACS, compare_backward, compare_forward
 from trainables import compute
-from trainables.compute import StepCost, count_flops
+from trainables.compute import StepCost, count_flops, layer_flops
 from trainables.errors import InputError
+from trainables.layers import backbone_weights
 
 
 class NeedsValues(nn.Module):
@@ -171,3 +173,49 @@ def test_an_independent_counter_agrees_to_the_last_multiply_accumulate(name: str
 def test_a_step_with_a_frozen_prefix_costs_what_the_hand_computes(frozen: int) -> None:
     row = compare_backward(frozen)
     assert row["meter"] == row["by_hand"]
+
+
+class LowRank(nn.Module):
+    """Adds a product of two factors to a weight [O, I, 3, 3]."""
+
+    def __init__(self, weight: torch.Tensor, rank: int) -> None:
+        super().__init__()
+        self.left = nn.Parameter(torch.zeros(len(weight), rank))
+        self.right = nn.Parameter(torch.zeros(rank, weight[0].numel()))
+
+    def forward(self, weight: torch.Tensor) -> torch.Tensor:
+        return weight + (self.left @ self.right).view_as(weight)
+
+
+def test_a_parametrised_weight_is_paid_for_once_a_step_whatever_the_batch() -> None:
+    def model() -> nn.Module:
+        return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.Conv2d(8, 4, 1))
+
+    plain, adapted, rank = model(), model(), 2
+    parametrize.register_parametrization(adapted[0], "weight", LowRank(adapted[0].weight, rank))
+    expected = count_flops(plain, resolution=6)
+    cost = count_flops(adapted, resolution=6)
+    assert cost.forward_flops == expected.forward_flops
+    assert cost.train_flops == expected.train_flops
+    assert expected.fixed_flops == 0
+    assert cost.fixed_flops == 3 * 2 * 8 * rank * 27, "forward and the gradients of both factors"
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "mobilenetv2_050", "test_efficientnet"])
+def test_the_layers_costs_add_up_to_the_models(name: str) -> None:
+    model = timm.create_model(name, num_classes=4)
+    model.requires_grad_(requires_grad=False)
+    first, *_, last = backbone_weights(model)
+    for trained in (first, last):
+        model.get_parameter(trained).requires_grad_()
+        layers, whole = layer_flops(model, resolution=32), count_flops(model, resolution=32)
+        assert sum(c.forward_flops for c in layers.values()) == whole.forward_flops
+        assert sum(c.train_flops for c in layers.values()) == whole.train_flops
+        assert set(backbone_weights(model)) < set(layers)
+
+
+def test_a_transposed_convolutions_weights_meet_every_place_of_its_input() -> None:
+    model = nn.Sequential(nn.ConvTranspose2d(3, 8, 2, stride=2, groups=1), nn.Conv2d(8, 2, 1))
+    layers, whole = layer_flops(model, resolution=5), count_flops(model, resolution=5)
+    assert layers["0.weight"].forward_flops == 2 * 25 * 3 * 8 * 4
+    assert sum(c.train_flops for c in layers.values()) == whole.train_flops

@@ -41,7 +41,7 @@ def normless(num_classes: int) -> nn.Module:
 @pytest.mark.parametrize("method", DEPTHS)
 def test_a_resumed_run_is_the_run_itself(digits: ImageStore, tmp_path: Path, method: str) -> None:
     if method == "linear_probe":  # its steps are so cheap that it ends long before
-        levels = rung_levels(min_flops=2.38e8, max_flops=2.48e8, per_decade=120)
+        levels = rung_levels(min_flops=1.6e8, max_flops=1.77e8, per_decade=120)
         recipe = recipe_of(method, target_flops=levels[-1])
         assert_resumes(digits, recipe, tmp_path, levels=levels)
     else:
