@@ -19,9 +19,10 @@ from search_spaces.problem import Problem
 from search_spaces.recipe import Recipe
 from search_spaces.space import Space, load_space
 from trainables import backbones
+from trainables.backbones import Backbone
 from trainables.compute import count_flops
 from trainables.errors import InfeasibleError, InputError
-from trainables.finetune import Backbone, Finetuning
+from trainables.finetune import Finetuning
 from trainables.images.store import ImageStore, open_store
 from trainables.images.tasks import TaskSummary, inspect
 from trainables.layers import backbone_weights

@@ -3,6 +3,7 @@
 import difflib
 import importlib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,14 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 Weights = Mapping[str, Tensor]
 Channels = tuple[float, float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backbone:
+    """A backbone ready to be copied by trials: its source and its weights in memory."""
+
+    source: BackboneSource
+    weights: Weights | None
 
 
 def build(source: BackboneSource, *, num_classes: int) -> nn.Module:

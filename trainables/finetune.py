@@ -6,56 +6,36 @@ the data and the random state are the step number, and a resumed run is the run 
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from search_spaces.recipe import Recipe
-from trainables import backbones
-from trainables.backbones import Weights
+from trainables.backbones import Backbone
 from trainables.batches import Batches, ImageBatches
 from trainables.checkpoints import load_checkpoint, save_checkpoint
 from trainables.compute import StepCost, count_flops
-from trainables.epochs import Epochs
-from trainables.errors import InfeasibleError, InputError
-from trainables.evaluation import EVALUATION_BATCH
+from trainables.errors import InfeasibleError
 from trainables.head_only import FeatureBatches
-from trainables.images.augment import prepare
 from trainables.images.store import ImageStore
-from trainables.layers import classifier_name, trained_batch_norms
+from trainables.layers import trained_batch_norms
 from trainables.learner import Learner
 from trainables.losses import class_weights
 from trainables.measurement import Measurement, Outcome
-from trainables.method import MethodContext, Transfer, load_method
 from trainables.optimizers import freeze_below, train_mode
 from trainables.precision import Precision
+from trainables.preparation import Preparation
 from trainables.rungs import Stop, plan_stops, reachable_levels
-from trainables.seeds import derive_seed, generator
-from trainables.source_task import SourceTask
-from trainables.sources import BackboneSource
 from trainables.trunk import find_trunk
 from trainables.zeros import Zeros
 
 LOSS_CHECK_PERIOD = 16
 """Steps between looks at whether the loss is still finite."""
-GPU_WIDTH_MULTIPLE = 8
-"""Channels that tensor cores take at a time; CPUs lose nothing by other widths."""
-SALIENCY_BATCH = 16
-"""Images whose gradients a method may ask for at a time: the smallest batch that is trained."""
 _TENSORS = ("model", "measured", "optimizer", "transfer")
 _AVERAGE = ("average",)
 """In a checkpoint only where what was measured is made from the average, and is not the average."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Backbone:
-    """A backbone ready to be copied by trials: its source and its weights in memory."""
-
-    source: BackboneSource
-    weights: Weights | None
 
 
 class Finetuning:
@@ -83,8 +63,6 @@ class Finetuning:
         started = time.perf_counter()
         self._recipe = recipe
         self._seed = seed
-        self._backbone = backbone
-        self._source_task = source_task
         self._train = store.splits["train"]
         self._device = device
         self._step = 0
@@ -102,11 +80,16 @@ class Finetuning:
             if resume_from is None
             else load_checkpoint(resume_from, _TENSORS, optional=_AVERAGE)
         )
-        self._classes = len(store.class_names)
-        self._model = self._load_backbone(classes=self._classes)
-        self._structure, self._setup_flops, self._transfer = self._prepare(
-            checkpoint[1] if checkpoint else None
+        self._preparation = Preparation(
+            recipe=recipe,
+            seed=seed,
+            backbone=backbone,
+            store=store,
+            source_task=source_task,
+            device=device,
         )
+        self._model = self._preparation.model
+        self._prepare(checkpoint[1] if checkpoint else None)
         freeze_below(self._model, trainable_depth=recipe.trainable_depth)
         plain = count_flops(self._model, resolution=recipe.resolution)
         self._inference_flops = plain.forward_flops
@@ -126,7 +109,7 @@ class Finetuning:
             seed=seed,
             class_weights=class_weights(
                 self._train.labels.to(device),
-                classes=self._classes,
+                classes=len(store.class_names),
                 exponent=recipe.class_weighting,
             ),
             precision=precision or Precision.of(device),
@@ -200,47 +183,16 @@ class Finetuning:
             },
         )
 
-    def _load_backbone(self, *, classes: int) -> nn.Module:
-        model = self._fresh(classes=classes)
-        backbone = self._backbone
-        if backbone.weights is not None:
-            backbones.load_into(model, backbone.weights, source=backbone.source)
-        self._mean, self._std = backbones.normalisation(backbone.source, model)
-        return model
-
-    def _fresh(self, *, classes: int) -> nn.Module:
-        torch.manual_seed(derive_seed(self._seed, "head"))
-        return backbones.build(self._backbone.source, num_classes=classes).to(self._device)
-
-    def _open_source_task(self, open_images: Callable[[], ImageStore]) -> SourceTask:
-        store = open_images()
-        train = store.splits["train"]
-        model = self._load_backbone(classes=len(store.class_names))
-        if self._backbone.weights is not None:
-            backbones.load_head(model, self._backbone.weights)
-        epochs = Epochs(images=len(train), seed=derive_seed(self._seed, "source"))
-
-        def batch(step: int, size: int) -> tuple[Tensor, Tensor]:
-            indices = epochs.batch(step, size=size)
-            return self._inputs(train.images[indices]), train.labels[indices].to(self._device)
-
-        return SourceTask(model=model, batch=batch, train_images=len(train))
-
-    def _prepare(
-        self, checkpoint: Mapping[str, Any] | None
-    ) -> tuple[dict[str, Any], float, Transfer]:
-        """The model's structure, which it has afterwards, the FLOPs it cost, and what follows."""
-        try:
-            count_flops(self._model, resolution=self._recipe.resolution)
-        except InputError as error:  # mostly an image that shrinks to nothing on its way
-            raise InfeasibleError(str(error)) from error
-        method = load_method(self._recipe.method)
-        if checkpoint is not None:
-            transfer = method.rebuild(self._model, checkpoint["structure"], self._recipe)
-            return checkpoint["structure"], checkpoint["setup_flops"], transfer
-        prepared = method.prepare(self._model, self._context())
-        self.unbilled_flops += prepared.flops
-        return dict(prepared.structure), prepared.flops, prepared.transfer
+    def _prepare(self, checkpoint: Mapping[str, Any] | None) -> None:
+        """Gives the model its structure, which costs nothing where a checkpoint tells it."""
+        if checkpoint is None:
+            prepared = self._preparation.run()
+            self._structure, self._setup_flops = dict(prepared.structure), prepared.flops
+            self._transfer = prepared.transfer
+            self.unbilled_flops += prepared.flops
+        else:
+            self._structure, self._setup_flops = checkpoint["structure"], checkpoint["setup_flops"]
+            self._transfer = self._preparation.rebuild(self._structure)
 
     def _check_batch_norms(self) -> None:
         if self._recipe.batch_size > 1:
@@ -264,7 +216,7 @@ class Finetuning:
                 recipe=recipe,
                 seed=self._seed,
                 store=store,
-                inputs=self._inputs,
+                inputs=self._preparation.inputs,
                 cost=cost,
                 inference_flops=self._inference_flops,
                 mirror=mirror,
@@ -278,8 +230,8 @@ class Finetuning:
             seed=self._seed,
             store=store,
             trunk=trunk,
-            inputs=self._inputs,
-            normalisation=(self._mean, self._std),
+            inputs=self._preparation.inputs,
+            normalisation=self._preparation.normalisation,
             cost=cost,
             budget_flops=reachable[-1],
             spent_flops=self._setup_flops,
@@ -296,7 +248,7 @@ class Finetuning:
                 self._zeros.forward(images, shares=self._transfer.zero_shares())
 
     def _settle(self) -> None:
-        self._learner.average.settle(self._calibration_batches(self._settling_images))
+        self._learner.average.settle(self._preparation.calibration(self._settling_images))
         self.unbilled_flops += self._settling_flops
 
     @property
@@ -358,45 +310,4 @@ class Finetuning:
             train_seconds=self._seconds,
             images_seen=self._step * self._recipe.batch_size,
             peak_memory_bytes=torch.cuda.max_memory_allocated(self._device) if on_gpu else None,
-        )
-
-    def _context(self) -> MethodContext:
-        resolution, source_task = self._recipe.resolution, self._source_task
-        return MethodContext(
-            settings=self._recipe.settings,
-            resolution=resolution,
-            head=classifier_name(self._model),
-            seed=derive_seed(self._seed, "method"),
-            target_flops=self._recipe.target_flops,
-            calibration=self._calibration_batches,
-            labelled=self._labelled_batches,
-            forward_flops=lambda: count_flops(self._model, resolution=resolution).forward_flops,
-            train_flops=lambda: count_flops(self._model, resolution=resolution).train_flops,
-            width_multiple=GPU_WIDTH_MULTIPLE if self._device.type == "cuda" else 1,
-            fresh=lambda: self._fresh(classes=self._classes),
-            source_task=source_task and (lambda: self._open_source_task(source_task)),
-        )
-
-    def _calibration_batches(self, images: int) -> Iterator[Tensor]:
-        for indices in self._calibration_order(images).split(EVALUATION_BATCH):
-            if len(indices) > 1:
-                yield self._inputs(self._train.images[indices])
-
-    def _labelled_batches(self, images: int) -> Iterator[tuple[Tensor, Tensor]]:
-        for indices in self._calibration_order(images).split(SALIENCY_BATCH):
-            labels = self._train.labels[indices].to(self._device)
-            yield self._inputs(self._train.images[indices]), labels
-
-    def _calibration_order(self, images: int) -> Tensor:
-        """The same images for every seed: equal prunings are equal trunks and share features."""
-        shuffled = generator("calibration")
-        return torch.randperm(len(self._train), generator=shuffled)[:images]
-
-    def _inputs(self, images: Tensor) -> Tensor:
-        """Normalised input [B, 3, r, r] of images [B, 3, R, R], 0-255, on the device."""
-        return prepare(
-            images.to(self._device, non_blocking=True),
-            resolution=self._recipe.resolution,
-            mean=self._mean,
-            std=self._std,
         )

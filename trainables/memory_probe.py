@@ -7,10 +7,11 @@ import torch
 
 from search_spaces.recipe import Optimizer, Recipe
 from trainables import backbones
+from trainables.backbones import Backbone
 from trainables.compute import count_flops
 from trainables.errors import InputError
 from trainables.evaluation import EVALUATION_BATCH
-from trainables.finetune import Backbone, Finetuning
+from trainables.finetune import Finetuning
 from trainables.images.store import ImageStore, Split
 from trainables.memory import TrialMemory, fit_peak, trace_memory
 from trainables.optimizers import STATE_COPIES, freeze_below, train_mode

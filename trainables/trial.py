@@ -16,11 +16,11 @@ import torch
 from ray import tune
 
 from search_spaces.recipe import Recipe
-from trainables.backbones import load_weights
+from trainables.backbones import Backbone, load_weights
 from trainables.checkpoints import checkpoint_folder, complete_rungs
 from trainables.errors import InfeasibleError
 from trainables.export import error_on_test, from_checkpoint
-from trainables.finetune import Backbone, Finetuning
+from trainables.finetune import Finetuning
 from trainables.images.store import ImageStore, open_store
 from trainables.images.tasks import TaskSource
 from trainables.measurement import Measurement, Outcome

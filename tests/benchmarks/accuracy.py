@@ -22,7 +22,8 @@ from torch import nn
 from search_spaces.recipe import Recipe
 from tests.benchmarks.publish import publish
 from trainables import backbones
-from trainables.finetune import Backbone, Finetuning
+from trainables.backbones import Backbone
+from trainables.finetune import Finetuning
 from trainables.images.store import ImageStore, open_store
 from trainables.images.tasks import TaskSource
 from trainables.sources import BackboneSource

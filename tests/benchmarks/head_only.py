@@ -17,8 +17,8 @@ import torch
 
 from search_spaces.recipe import Recipe
 from tests.benchmarks.publish import publish
-from trainables.backbones import load_weights
-from trainables.finetune import Backbone, Finetuning
+from trainables.backbones import Backbone, load_weights
+from trainables.finetune import Finetuning
 from trainables.head_only import EXTRACTION_SHARE
 from trainables.images.store import ImageStore, open_store
 from trainables.images.tasks import TaskSource

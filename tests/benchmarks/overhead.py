@@ -20,7 +20,8 @@ from orchestrator.config import SweepConfig, validate
 from orchestrator.sweep import Sweep
 from search_spaces.recipe import Recipe
 from tests.benchmarks.publish import publish
-from trainables.finetune import Backbone, Finetuning
+from trainables.backbones import Backbone
+from trainables.finetune import Finetuning
 from trainables.images.store import ImageStore, open_store
 from trainables.images.tasks import TaskSource
 from trainables.sources import BackboneSource

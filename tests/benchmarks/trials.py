@@ -6,7 +6,8 @@ from pathlib import Path
 import torch
 
 from search_spaces.recipe import Recipe
-from trainables.finetune import Backbone, Finetuning
+from trainables.backbones import Backbone
+from trainables.finetune import Finetuning
 from trainables.images.store import ImageStore, Split
 from trainables.sources import BackboneSource
 

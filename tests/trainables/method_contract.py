@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from search_spaces.recipe import Recipe
 from trainables import backbones
+from trainables.backbones import Backbone
 from trainables.checkpoints import load_checkpoint
 from trainables.compute import count_flops
 from trainables.export import export_model, load_exported
-from trainables.finetune import Backbone
 from trainables.images.store import ImageStore
 from trainables.measurement import Measurement
 from trainables.method import Conditions, load_method

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 
 from search_spaces.recipe import Recipe
-from trainables.backbones import Weights
+from trainables.backbones import Backbone, Weights
 from trainables.checkpoints import checkpoint_folder
-from trainables.finetune import Backbone, Finetuning
+from trainables.finetune import Finetuning
 from trainables.images.store import ImageStore
 from trainables.images.tasks import TaskSource
 from trainables.measurement import Measurement, Outcome

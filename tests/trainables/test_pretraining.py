@@ -8,11 +8,11 @@ import pytest
 import torch
 from recipes import LEVELS, SMALL, make_recipe
 
-from trainables.backbones import build, load_into, load_weights, normalisation
+from trainables.backbones import Backbone, build, load_into, load_weights, normalisation
 from trainables.compute import count_flops
 from trainables.errors import InputError
 from trainables.evaluation import evaluate
-from trainables.finetune import Backbone, Finetuning
+from trainables.finetune import Finetuning
 from trainables.images.augment import prepare
 from trainables.images.store import ImageStore
 from trainables.pretraining import Pretrained, Pretraining, pretrain
