@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow test-shared lint bench gtsrb lock clean
+.PHONY: demo test test-slow test-shared lint bench bench-methods gtsrb lock clean
 
 demo: $(READY)  ## run the main job on real images, in two to three minutes
 	$(BIN)/prunetune demo
@@ -25,6 +25,9 @@ lint: $(READY)  ## style and types
 
 bench: $(READY)  ## all benchmarks, or those of `make bench ONLY="overhead …"`
 	$(BIN)/python -m tests.benchmarks $(ONLY)
+
+bench-methods: $(READY)  ## every way to transfer on the same axes, about an hour
+	$(BIN)/python -m tests.benchmarks methods
 
 gtsrb: $(READY)  ## the README's sweep on traffic signs, about twenty minutes
 	$(BIN)/prunetune sweep tests/benchmarks/gtsrb.yaml

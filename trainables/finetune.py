@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from search_spaces.recipe import Recipe
 from trainables.backbones import Backbone
@@ -115,6 +115,8 @@ class Finetuning:
             precision=precision or Precision.of(device),
             transfer=self._transfer,
         )
+        self.finished: nn.Module = self._learner.average.model
+        """The model that was last measured: plain, in eval mode."""
         self._settling_flops = cost.forward_flops * self._settling_images
         self.stops = plan_stops(
             levels=levels,
@@ -145,8 +147,8 @@ class Finetuning:
             return
         self._settle()
         self._seconds += time.perf_counter() - started
-        self._measured = self._transfer.finished(self._learner.average.model)
-        error, loss = self._batches.evaluate(self._measured)
+        self.finished = self._transfer.finished(self._learner.average.model)
+        error, loss = self._batches.evaluate(self.finished)
         if not math.isfinite(loss):
             self.outcome = Outcome.DIVERGED
             return
@@ -164,10 +166,10 @@ class Finetuning:
         if self.measurement is None:
             raise RuntimeError("A trial is saved at rungs: none is measured yet.")
         tensors = self._learner.tensors()
-        if self._measured is self._learner.average.model:
+        if self.finished is self._learner.average.model:
             tensors["measured"] = tensors.pop("average")
         else:
-            tensors["measured"] = self._measured.state_dict()
+            tensors["measured"] = self.finished.state_dict()
         save_checkpoint(
             uri,
             tensors=tensors,
@@ -260,7 +262,7 @@ class Finetuning:
         self._learner.restore(
             {**tensors, "average": tensors.get("average", tensors["measured"])}, state["learner"]
         )
-        self._measured = self._transfer.finished(self._learner.average.model)
+        self.finished = self._transfer.finished(self._learner.average.model)
         self._zeros.train_flops = state["skippable_flops"]
         self.measurement = Measurement.from_dict(state["measurement"])
         self._step = state["step"]
@@ -299,12 +301,12 @@ class Finetuning:
             executed_flops=executed,
             eval_flops=self._eval_flops,
             inference_flops=self._inference_flops,
-            params=sum(p.numel() for p in self._measured.parameters()),
+            params=sum(p.numel() for p in self.finished.parameters()),
             updated_params=self._transfer.updated_params(self._model),
-            nonzero_params=sum(int(p.count_nonzero()) for p in self._measured.parameters()),
+            nonzero_params=sum(int(p.count_nonzero()) for p in self.finished.parameters()),
             sparse_train_flops=stop.train_flops - self._zeros.train_flops,
             sparse_inference_flops=self._inference_flops
-            - self._zeros.inference_flops(self._measured),
+            - self._zeros.inference_flops(self.finished),
             val_error=error,
             val_loss=loss,
             train_seconds=self._seconds,
