@@ -8,7 +8,7 @@ with colour-blindness can tell apart.
 import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import groupby
+from itertools import groupby, zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +36,8 @@ STATE_COLOURS = {
     "infeasible": "#cc79a7",
 }
 """Colour of a trial's state; other states are grey."""
+METHOD_COLOURS = (BLUE, ORANGE, "#009e73", "#cc79a7", "#56b4e9", "#b8a500", INK)
+"""Colours of the methods with most points on the frontier; other methods are grey."""
 
 _NAMES = {COMPUTE: "training compute", UNFINISHED: "unfinished schedule"}
 _WIDTH = 8.0  # inches; with 10-point type readable when shown 800 pixels wide
@@ -44,8 +46,8 @@ _WIDTH = 8.0  # inches; with 10-point type readable when shown 800 pixels wide
 def plot_frontier(measurements: Rows, *, frontier: Frontier | None = None) -> "Figure":
     """All measurements, the trials' curves, and the frontier, over training compute.
 
-    Points are coloured by pruning ratio when trials differ in it. The frontier's test errors are
-    drawn where they were measured; they choose nothing.
+    Points are coloured by method where several compete, else by pruning ratio when trials differ
+    in it. The frontier's test errors are drawn where they were measured; they choose nothing.
     """
     records = rows(measurements)
     frontier = frontier_of(records) if frontier is None else frontier
@@ -53,8 +55,12 @@ def plot_frontier(measurements: Rows, *, frontier: Frontier | None = None) -> "F
     _compute_axes(axes, records)
     for curve in _curves(records):
         axes.plot(*_xy(curve), color=GREY, linewidth=0.6, alpha=0.35, zorder=1)
-    _scatter(figure, axes, records)
     points = frontier.points
+    colours = _method_colours(records, frontier)
+    if colours:
+        _scatter_methods(axes, records, colours)
+    else:
+        _scatter(figure, axes, records)
     if points:
         right = axes.get_xlim()[1]
         axes.plot(
@@ -72,11 +78,20 @@ def plot_frontier(measurements: Rows, *, frontier: Frontier | None = None) -> "F
             "o",
             color=VERMILLION,
             markeredgecolor=PAPER,
-            markersize=7.5,
+            markersize=10 if colours else 7.5,
             markeredgewidth=1.2,
             label="frontier (validation)",
             zorder=5,
         )
+        if colours:
+            axes.scatter(
+                [p.train_flops for p in points],
+                [100 * p.val_error for p in points],
+                s=26,
+                color=[colours[str(p.recipe["method"])] for p in points],
+                linewidths=0,
+                zorder=6,
+            )
         tested = [(p.train_flops, 100 * p.test_error) for p in points if p.test_error is not None]
         if tested:
             axes.plot(
@@ -302,6 +317,32 @@ def _scatter(figure: "Figure", axes: "Axes", records: Sequence[Mapping[str, Any]
     bar.set_label("Pruning ratio", color=INK, fontsize=10.5)
     bar.outline.set_visible(False)
     bar.ax.tick_params(colors=MUTED, labelsize=10, length=0)
+
+
+def _method_colours(records: Sequence[Mapping[str, Any]], frontier: Frontier) -> dict[str, str]:
+    """A colour for each method, those with most frontier points first; empty for one method."""
+    methods = sorted({str(row["method"]) for row in records})
+    if len(methods) < 2:
+        return {}
+    won = [str(point.recipe["method"]) for point in frontier.points]
+    ranked = sorted(methods, key=lambda method: -won.count(method))
+    return dict(zip_longest(ranked, METHOD_COLOURS[: len(ranked)], fillvalue=GREY))
+
+
+def _scatter_methods(
+    axes: "Axes", records: Sequence[Mapping[str, Any]], colours: Mapping[str, str]
+) -> None:
+    """The measurements as light points in their method's colour, with a legend entry each."""
+    for method, colour in reversed(colours.items()):
+        own = [row for row in records if row["method"] == method]
+        axes.scatter(
+            *_xy(own), s=18, color=colour, alpha=0.6, linewidths=0, zorder=2 + (colour != GREY)
+        )
+    for method, colour in colours.items():
+        if colour != GREY:
+            axes.scatter([], [], s=30, color=colour, label=method.replace("_", " "))
+    if GREY in colours.values():
+        axes.scatter([], [], s=30, color=GREY, label="other methods")
 
 
 def _ratio_colours() -> Any:

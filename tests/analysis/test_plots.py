@@ -7,6 +7,7 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import pytest
 
 from analysis import plots
@@ -37,14 +38,40 @@ def test_measurements_are_coloured_by_pruning_ratio_when_trials_differ_in_it(
     measurements: list[dict[str, Any]],
 ) -> None:
     ratio = f"recipe.{plots.PRUNING_RATIO}"
-    with_ratio = [row for row in measurements if ratio in row]
-    axes, bar = plots.plot_frontier(measurements).axes
+    pruned = [row for row in measurements if row["method"] == "filter_pruning"]
+    dense = [{k: v for k, v in row.items() if k != ratio} for row in pruned[:3]]
+    axes, bar = plots.plot_frontier(dense + pruned[3:]).axes
     plain, coloured = axes.collections
-    assert coloured.get_array().tolist() == [row[ratio] for row in with_ratio]
-    assert len(plain.get_offsets()) == len(measurements) - len(with_ratio)
+    assert coloured.get_array().tolist() == [row[ratio] for row in pruned[3:]]
+    assert len(plain.get_offsets()) == len(dense)
     assert bar.get_ylabel() == "Pruning ratio"
-    same = [row | {ratio: 0.5} for row in measurements]
+    same = [row | {ratio: 0.5} for row in pruned]
     assert len(plots.plot_frontier(same).axes) == 1
+
+
+def test_several_methods_have_a_colour_each_and_the_frontier_shows_whose_points_are(
+    measurements: list[dict[str, Any]],
+) -> None:
+    names = [f"method_{row['number'] % 30}" for row in measurements]
+    many = [
+        row | {"method": name, "recipe.method": name}
+        for row, name in zip(measurements, names, strict=True)
+    ]
+    frontier = frontier_of(many)
+    (axes,) = plots.plot_frontier(many).axes
+    legend = [text.get_text() for text in axes.get_legend().get_texts()]
+    won = [str(point.recipe["method"]) for point in frontier.points]
+    winners = sorted(set(won), key=won.count)[-len(plots.METHOD_COLOURS) :]
+    assert len(set(won)) > len(winners) > 3, "more than there are colours"
+    named, others = set(legend[: len(plots.METHOD_COLOURS)]), legend[len(plots.METHOD_COLOURS)]
+    assert {w.replace("_", " ") for w in winners if won.count(w) > 1} <= named
+    assert others == "other methods"
+    (fills,) = (c for c in axes.collections if len(c.get_offsets()) == len(won))
+    colours = [mpl.colors.to_hex(colour) for colour in fills.get_facecolors()]
+    for method in set(won):
+        own = {colour for m, colour in zip(won, colours, strict=True) if m == method}
+        assert len(own) == 1
+        assert (own == {plots.GREY}) == (method.replace("_", " ") not in named)
 
 
 def test_each_rungs_best_curve_carries_its_number(measurements: list[dict[str, Any]]) -> None:
