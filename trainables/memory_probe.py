@@ -25,18 +25,16 @@ _SMALLEST_BATCH = 2
 
 
 def dense(recipe: Recipe, *, resolution: int) -> Recipe:
-    """The recipe of its space that takes the most memory, but for its batch.
+    """Full finetuning like `recipe`, as it takes the most memory but for its batch.
 
-    Nothing pruned, all layers trained by an optimiser that keeps two values a weight, images at
-    `resolution`. What pruning saves is left out: to know it, the recipe would have to be pruned.
+    All layers trained by an optimiser that keeps two values a weight, images at `resolution`. What
+    a method saves or needs beside is left out: to know it, the recipe would have to be prepared.
     """
-    settings = dict(recipe.settings)
-    if "pruning_ratio" in settings:
-        settings["pruning_ratio"] = 0.0
     light = recipe.optimizer is Optimizer.SGD
     return replace(
         recipe,
-        settings=settings,
+        method="full",
+        settings={},
         trainable_depth=1.0,
         resolution=resolution,
         augmentation=1.0,
