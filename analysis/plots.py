@@ -333,7 +333,7 @@ def _scatter_methods(
     axes: "Axes", records: Sequence[Mapping[str, Any]], colours: Mapping[str, str]
 ) -> None:
     """The measurements as light points in their method's colour, with a legend entry each."""
-    for method, colour in reversed(colours.items()):
+    for method, colour in reversed(list(colours.items())):
         own = [row for row in records if row["method"] == method]
         axes.scatter(
             *_xy(own), s=18, color=colour, alpha=0.6, linewidths=0, zorder=2 + (colour != GREY)
