@@ -250,7 +250,9 @@ class Finetuning:
                 self._zeros.forward(images, shares=self._transfer.zero_shares())
 
     def _settle(self) -> None:
-        self._learner.average.settle(self._preparation.calibration(self._settling_images))
+        self._learner.average.settle(
+            self._preparation.calibration(self._settling_images), hold=self._transfer.hold
+        )
         self.unbilled_flops += self._settling_flops
 
     @property

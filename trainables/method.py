@@ -86,6 +86,9 @@ class Transfer:
     def after_step(self, *, step: int, total_steps: int) -> None:
         """The optimiser has moved the weights, and the average has not followed yet."""
 
+    def hold(self, model: nn.Module) -> None:
+        """Sets in place what it holds still in a fresh average, before its statistics are made."""
+
     def finished(self, model: nn.Module) -> nn.Module:
         """The model that counts: what is measured, tested and exported at a rung.
 

@@ -1,6 +1,6 @@
 """What is trained, and by which optimiser: trainable depth, parameter groups, average."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -133,7 +133,9 @@ class RunningAverage:
         self.settling_images = 0
         """How many images `settle` passes forward."""
 
-    def settle(self, calibration: Iterable[Tensor]) -> None:
+    def settle(
+        self, calibration: Iterable[Tensor], *, hold: Callable[[nn.Module], None] | None = None
+    ) -> None:
         """Nothing: the average is ready to be measured at any time."""
 
     @torch.no_grad()

@@ -1,6 +1,6 @@
 """What is measured of a model that a schedule-free optimiser trains."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from copy import deepcopy
 
 import torch
@@ -37,8 +37,10 @@ class ScheduleFreeAverage:
         """Nothing: the optimiser averages."""
 
     @torch.no_grad()
-    def settle(self, calibration: Iterable[Tensor]) -> None:
-        """Makes `model` the average as of now.
+    def settle(
+        self, calibration: Iterable[Tensor], *, hold: Callable[[nn.Module], None] | None = None
+    ) -> None:
+        """Makes `model` the average as of now, in which `hold` sets what a method holds still.
 
         `calibration` is normalised training images in batches, at most `settling_images` in all.
         """
@@ -50,5 +52,7 @@ class ScheduleFreeAverage:
                 mine.lerp_(self._optimizer.state[theirs]["z"], 1 - 1 / beta)
         for own, new in zip(self.model.buffers(), self._trained.buffers(), strict=True):
             own.copy_(new)
+        if hold is not None:  # z drifts by weight decay where the gradient is zero
+            hold(self.model)
         if self._norms:
             reestimate_batch_norm(self.model, calibration, only=self._norms)
