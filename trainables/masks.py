@@ -4,7 +4,7 @@ A mask is a bool tensor of its weight's shape, True where the value is free. Mas
 weight's qualified name.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
 
 import torch
@@ -53,7 +53,7 @@ class MaskedTransfer(Transfer):
         self._shares = {
             name: 1 - int(mask.count_nonzero()) / mask.numel() for name, mask in self.masks.items()
         }
-        self._hold()
+        self._hold(self.weights)
 
     def before_step(self, *, step: int, total_steps: int) -> None:
         for name, weight in self.weights.items():
@@ -61,7 +61,11 @@ class MaskedTransfer(Transfer):
                 weight.grad.mul_(self.masks[name])
 
     def after_step(self, *, step: int, total_steps: int) -> None:
-        self._hold()
+        # what is frozen stays as `set_masks` left it: a head's step must not pass over all weights
+        self._hold(name for name, weight in self.weights.items() if weight.requires_grad)
+
+    def hold(self, model: nn.Module) -> None:
+        apply_masks(model, self.masks)
 
     def finished(self, model: nn.Module) -> nn.Module:
         weights = backbone_weights(model)
@@ -89,6 +93,6 @@ class MaskedTransfer(Transfer):
         self.set_masks({name.removeprefix("mask:"): mask for name, mask in tensors.items()})
 
     @torch.no_grad()
-    def _hold(self) -> None:
-        for name, weight in self.weights.items():
-            weight.mul_(self.masks[name])
+    def _hold(self, names: Iterable[str]) -> None:
+        for name in names:
+            self.weights[name].mul_(self.masks[name])

@@ -12,8 +12,9 @@ from search_spaces.recipe import Optimizer, Schedule
 from trainables.layers import backbone_weights
 from trainables.learner import Learner
 from trainables.masks import MaskedTransfer, apply_masks
-from trainables.optimizers import train_mode
+from trainables.optimizers import freeze_below, train_mode
 from trainables.precision import Precision
+from trainables.pruning.repair import reestimate_batch_norm
 
 STEPS = 6
 KINDS: list[dict[str, Any]] = [
@@ -145,3 +146,24 @@ def test_masks_are_applied_in_place() -> None:
     apply_masks(net, masks)
     assert not held_values(net, masks).any()
     assert not torch.equal(net(images), plain)
+
+
+def test_a_schedule_free_average_is_masked_before_its_norms_are_made() -> None:
+    net, transfer = model(), MaskedTransfer(random_masks(model()))
+    one = learner(net, transfer, **KINDS[2])
+    learn(one, range(3))
+    images = [torch.randn(8, 3, 16, 16)]
+    one.average.settle(images, hold=transfer.hold)
+    finished = transfer.finished(one.average.model)
+    assert finished is one.average.model
+    expected = finished.get_buffer("conv1.1.running_var").clone()
+    reestimate_batch_norm(finished, images)
+    assert torch.equal(finished.get_buffer("conv1.1.running_var"), expected)
+
+
+def test_masks_are_held_on_frozen_weights_too() -> None:
+    net = model()
+    masks = random_masks(net)
+    freeze_below(net, trainable_depth=0.0)
+    learn(learner(net, MaskedTransfer(masks)), range(2))
+    assert not held_values(net, masks).any()
