@@ -28,7 +28,8 @@ class MaskedTransfer(Transfer):
     """Holds the values that masks do not leave free at zero, from the first step to the export.
 
     Held values get no gradient, are zero after every step, and are zero in the finished model
-    whatever the average made of them. Derive from it to move the masks while training goes on.
+    whatever the average made of them. Derive from it to move the masks while training goes on, and
+    override `masks_of` where what counts is sparser than what is trained.
     """
 
     def __init__(self, masks: Masks | None = None) -> None:
@@ -64,15 +65,19 @@ class MaskedTransfer(Transfer):
         # what is frozen stays as `set_masks` left it: a head's step must not pass over all weights
         self._hold(name for name, weight in self.weights.items() if weight.requires_grad)
 
+    def masks_of(self, finished: nn.Module) -> Masks:
+        """What is free in the model that counts, to be made of the average `finished`."""
+        return self.masks
+
     def hold(self, model: nn.Module) -> None:
-        apply_masks(model, self.masks)
+        apply_masks(model, self.masks_of(model))
 
     def finished(self, model: nn.Module) -> nn.Module:
-        weights = backbone_weights(model)
-        if all((weights[name][~mask] == 0).all() for name, mask in self.masks.items()):
+        weights, masks = backbone_weights(model), self.masks_of(model)
+        if all((weights[name][~mask] == 0).all() for name, mask in masks.items()):
             return model
         masked = deepcopy(model)
-        apply_masks(masked, self.masks)
+        apply_masks(masked, masks)
         return masked
 
     def updated_params(self, model: nn.Module) -> int:
