@@ -58,11 +58,13 @@ def steps(trial: Finetuning) -> Iterator[tuple[int, nn.Module]]:
         yield step, trial._model
 
 
-def drawn_recipes(method: str, number: int = 64) -> list[Recipe]:
-    """Recipes from the method's space, all of which its check lets pass on test_resnet."""
+def drawn_recipes(method: str, *, number: int = 64, model: nn.Module | None = None) -> list[Recipe]:
+    """Recipes from the method's space, all of which its check lets pass on `model`, if not on
+    test_resnet."""
     space = load_space(method)
     drawn = [draw(space, {}, PROBLEM, RandomSampler(seed=seed)).recipe for seed in range(number)]
-    conditions = Conditions(model=backbones.build(SMALL, num_classes=4), source_task=False)
+    model = model or backbones.build(SMALL, num_classes=4)
+    conditions = Conditions(model=model, source_task=False)
     for recipe in drawn:
         load_method(method).check(recipe, conditions)
     return drawn

@@ -39,7 +39,7 @@ ONE_SHOT: dict[str, Any] = {"sparsity": 0.9}
 GRADUAL: dict[str, Any] = {"sparsity": 0.9, "sparsification": "gradual", "ramp": 0.75}
 BOTH = [ONE_SHOT, GRADUAL]
 ASKED = round(0.9 * WEIGHTS)
-HEAD_LEVELS = rung_levels(min_flops=2.38e8, max_flops=2.48e8, per_decade=120)
+HEAD_LEVELS = rung_levels(min_flops=2.38e8, max_flops=2.8e8, per_decade=120)
 REPAIRED_LEVELS = rung_levels(min_flops=4.72e8, max_flops=5.2e8, per_decade=200)
 
 
