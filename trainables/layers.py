@@ -49,6 +49,16 @@ def is_norm(module: nn.Module) -> bool:
     return isinstance(module, _NORMS)
 
 
+def norm_parameters(model: nn.Module) -> frozenset[str]:
+    """Qualified names of the gains and biases of all normalisation layers."""
+    return frozenset(
+        f"{name}.{parameter}"
+        for name, module in model.named_modules()
+        if is_norm(module)
+        for parameter, _ in module.named_parameters(recurse=False)
+    )
+
+
 def backbone_weights(model: nn.Module) -> dict[str, nn.Parameter]:
     """Weights of the convolutions and linear layers, by qualified name, but for the classifier's.
 
@@ -99,7 +109,9 @@ def _layers_by_name(model: nn.Module) -> dict[str, int]:
     seen: dict[str, int] = {}  # by the name of a block or of a module outside of blocks
     layer = -1
     for name, _ in model.named_parameters():
-        owner = name.rpartition(".")[0]
+        # what parametrises a weight belongs to the module whose weight it is
+        owner = name.partition(".parametrizations.")[0]
+        owner = name.rpartition(".")[0] if owner == name else owner
         block = _BLOCK.match(owner)
         key = block.group(1) if block else owner
         if key not in seen:

@@ -6,7 +6,12 @@ from cifar_resnet import cifar_resnet
 from torch import nn
 
 from trainables.errors import InputError
-from trainables.layers import classifier, classifier_name, layer_of_parameter
+from trainables.layers import (
+    classifier,
+    classifier_name,
+    layer_of_parameter,
+    norm_parameters,
+)
 
 
 def owners(layers: dict[str, int]) -> list[list[str]]:
@@ -127,3 +132,9 @@ def test_every_parameter_has_a_layer_and_no_number_is_left_out(name: str) -> Non
     assert list(layers) == [name for name, _ in model.named_parameters()]
     assert set(layers.values()) == set(range(max(layers.values()) + 1))
     assert layers[next(iter(layers))] == 0
+
+
+def test_the_norms_parameters_are_those_that_are_no_weights_here() -> None:
+    model = timm.create_model("test_resnet", num_classes=7)
+    vectors = {name for name, p in model.named_parameters() if p.ndim == 1}
+    assert norm_parameters(model) == vectors - {"fc.bias"}

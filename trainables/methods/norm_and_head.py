@@ -15,7 +15,7 @@ from torch import nn
 from search_spaces.recipe import Recipe
 from trainables.baselines import check_depth
 from trainables.errors import InputError
-from trainables.layers import classifier_name, is_norm
+from trainables.layers import classifier_name, norm_parameters
 from trainables.method import Conditions, MethodContext, Prepared, Transfer
 from trainables.settings import Settings
 
@@ -24,7 +24,7 @@ def check(recipe: Recipe, conditions: Conditions) -> None:
     """Raises `InputError` for settings, for a depth below 1 and for a model without norms."""
     Settings.read(recipe.settings)
     check_depth(recipe, low=1.0, high=1.0, instead="norms are trained at every depth")
-    if not _norm_parameters(conditions.model):
+    if not norm_parameters(conditions.model):
         raise InputError(
             f"norm_and_head trains norms, and {type(conditions.model).__name__} has none with "
             "weights; choose another method."
@@ -46,15 +46,6 @@ class NormAndHead(Transfer):
 
     def attach(self, model: nn.Module) -> None:
         head = classifier_name(model) + "."
-        trained = _norm_parameters(model)
+        trained = norm_parameters(model)
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name in trained or name.startswith(head))
-
-
-def _norm_parameters(model: nn.Module) -> frozenset[str]:
-    return frozenset(
-        f"{name}.{parameter}"
-        for name, module in model.named_modules()
-        if is_norm(module)
-        for parameter, _ in module.named_parameters(recurse=False)
-    )
