@@ -147,10 +147,12 @@ def meta_copy(model: nn.Module) -> nn.Module:
 def structure_key(model: nn.Module, *, resolution: int, channels: int) -> Hashable:
     """What a trace depends on: equal keys, equal FLOPs and equal channel groups.
 
-    Shapes alone would confuse models that differ in their strides.
+    Shapes alone would confuse models that differ in their strides. What parametrises a weight is
+    a module by itself; the class that torch makes for its owner is another for each model.
     """
     modules = tuple(
-        (name, type(module), _plain_attributes(module)) for name, module in model.named_modules()
+        (name, parametrize.type_before_parametrizations(module), _plain_attributes(module))
+        for name, module in model.named_modules()
     )
     tensors = tuple(
         (name, tuple(tensor.shape), tensor.dtype, tensor.requires_grad)
