@@ -11,10 +11,12 @@ from torch import Tensor, nn
 
 from search_spaces.recipe import Optimizer, Schedule
 from trainables.anchors import AnchoredTransfer
+from trainables.layers import trained_batch_norms
 from trainables.learner import Learner
 from trainables.masks import Masks
 from trainables.optimizers import train_mode
 from trainables.precision import Precision
+from trainables.pruning.repair import reestimate_batch_norm
 
 NAMES = ("conv1.0.weight", "layer1.0.bn1.weight", "layer4.0.conv2.weight", "layer2.0.bn2.bias")
 FROZEN = ("layer3.0.conv1.weight",)
@@ -81,6 +83,28 @@ def test_held_values_are_bit_identical_and_free_ones_move(changes: dict[str, Any
         assert (finished.get_parameter(name)[mask] != before[name][mask]).all(), name
     whole = "layer4.0.conv1.weight"
     assert (finished.get_parameter(whole) != before[whole]).any(), "without a mask it is free"
+
+
+def test_a_schedule_free_averages_norms_follow_the_held_weights() -> None:
+    model = backbone()
+    masks = some_masks(model)
+    transfer = AnchoredTransfer(masks, frozen=FROZEN)
+    learner = learner_of(model, transfer, **OPTIMIZERS[-1])
+    for step in range(STEPS):
+        learn(learner, step=step)
+    images = [torch.randn(8, 3, 32, 32)]
+    learner.average.settle(images, hold=transfer.hold)
+    finished = transfer.finished(learner.average.model)
+    assert finished is learner.average.model
+    expected = deepcopy(finished)
+    reestimate_batch_norm(expected, images, only=trained_batch_norms(model))
+    for name, value in finished.state_dict().items():
+        assert torch.equal(value, expected.state_dict()[name]), name
+    learner.average.settle(images)
+    drifted = transfer.finished(learner.average.model)
+    assert not torch.equal(
+        drifted.get_buffer("conv1.1.running_var"), expected.get_buffer("conv1.1.running_var")
+    )
 
 
 def test_what_is_held_already_is_not_copied() -> None:
