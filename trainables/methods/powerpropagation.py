@@ -1,0 +1,136 @@
+"""Powerpropagation: weights that are powers, so that large ones learn faster, then pruned.
+
+From the paper (arXiv 2110.00296): w = theta |theta|^(alpha - 1), with theta starting at
+sign(u) |u|^(1 / alpha) for the weight u, so that the network begins as it was; then the weights
+of least magnitude are pruned. Ours: u is pretrained; pruning is one cut over all layers together,
+after a share of the steps, and what stays is trained on under the mask; norms, biases and head are
+neither reparametrised nor pruned. Weight decay acts on theta, as it does in any optimiser, which
+shrinks w alpha times as fast. At step 0 the weights equal the backbone's but for rounding, 1e-6 of
+their size. A weight of exactly zero has no gradient while alpha is above 1, and stays.
+
+A rung before the cut measures and exports the model as the cut would leave it, at once and without
+further training: whatever a sweep compares is as sparse as asked.
+
+Settings: `alpha` in [1, 5]; `sparsity` in [0, 1), the share of the weights below the head that go;
+`prune_at` in [0, 1], the share of the steps before the cut, where 1 never trains the pruned model
+(0.5 unless given). With alpha 1 and sparsity 0 it is plain finetuning. `trainable_depth` must be 1.
+"""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Annotated, Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from search_spaces.recipe import Recipe, Setting
+from trainables.baselines import check_depth
+from trainables.layers import backbone_weights
+from trainables.masks import MaskedTransfer, Masks
+from trainables.method import Conditions, MethodContext, Prepared, Transfer
+from trainables.reparametrization import merge, originals, reparametrize
+from trainables.settings import Settings
+from trainables.sparsity import Scope, check_sparsity, keep_largest, kept_values
+
+
+class _Settings(Settings):
+    alpha: Annotated[float, Field(ge=1, le=5)]
+    sparsity: Annotated[float, Field(ge=0, lt=1)]
+    prune_at: Annotated[float, Field(ge=0, le=1)] = 0.5
+
+
+def check(recipe: Recipe, conditions: Conditions) -> None:
+    """Raises `InputError` for settings out of range, a depth below 1, and no weights to prune."""
+    settings = _Settings.read(recipe.settings)
+    check_depth(recipe, low=1.0, high=1.0, instead="weights of all layers are compared")
+    check_sparsity(conditions.model, settings.sparsity)
+
+
+def prepare(model: nn.Module, context: MethodContext) -> Prepared:
+    """Does nothing yet: weights are reparametrised once training begins."""
+    return Prepared(flops=0.0, transfer=_transfer(context.settings))
+
+
+def rebuild(model: nn.Module, structure: Mapping[str, Any], recipe: Recipe) -> Transfer:
+    """Does nothing to the structure."""
+    return _transfer(recipe.settings)
+
+
+class Power(nn.Module):
+    """w = sign(theta) |theta|^alpha, for alpha above 1."""
+
+    def __init__(self, alpha: float) -> None:
+        super().__init__()
+        self.alpha = alpha
+
+    def forward(self, theta: Tensor) -> Tensor:
+        """The weight; at theta = 0 its gradient is 0."""
+        # theta * |theta|^(alpha - 1) is the same, but differentiates to 0 / 0 at 0
+        return theta.sign() * theta.abs().pow(self.alpha)
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        """The theta that makes the weight."""
+        return weight.sign() * weight.abs().pow(1 / self.alpha)
+
+
+class Powerpropagation(MaskedTransfer):
+    """Trains theta in the place of the weights, and holds it at zero where it was pruned."""
+
+    def __init__(self, *, alpha: float, sparsity: float, prune_at: float) -> None:
+        super().__init__()
+        self._alpha = alpha
+        self._sparsity = sparsity
+        self._prune_at = prune_at
+
+    def attach(self, model: nn.Module) -> None:
+        self._sizes = [weight.numel() for weight in backbone_weights(model).values()]
+        if self._alpha > 1:
+            reparametrize(model, lambda _: Power(self._alpha))
+        self.weights = self._thetas(model)
+        self.set_masks({n: torch.ones_like(w, dtype=torch.bool) for n, w in self.weights.items()})
+
+    def begin_step(self, *, step: int, total_steps: int) -> None:
+        if step == round(self._prune_at * total_steps):
+            self.set_masks(self._chosen(self.weights))
+
+    @torch.no_grad()
+    def hold(self, model: nn.Module) -> None:
+        """Prunes the average, before the cut too: its statistics are those of the pruned model."""
+        thetas = self._thetas(model)
+        masks = self.masks if self._is_cut else self._chosen(thetas)
+        for name, theta in thetas.items():
+            theta.mul_(masks[name])
+
+    def finished(self, model: nn.Module) -> nn.Module:
+        pruned = deepcopy(model)
+        self.hold(pruned)
+        merge(pruned)
+        return pruned
+
+    def updated_params(self, model: nn.Module) -> int:
+        """What is trained, without the values that are pruned or that a rung leaves out."""
+        pruned = sum(self._sizes) - kept_values(self._sizes, self._sparsity)
+        return Transfer.updated_params(self, model) - pruned
+
+    @property
+    def _is_cut(self) -> bool:
+        return any(self.zero_shares().values())
+
+    def _thetas(self, model: nn.Module) -> dict[str, nn.Parameter]:
+        """What is trained in the place of each weight, by the weight's name."""
+        return originals(model) if self._alpha > 1 else backbone_weights(model)
+
+    def _chosen(self, thetas: Mapping[str, Tensor]) -> Masks:
+        """Masks of the largest weights, which are those of the largest theta."""
+        scores = {name: theta.detach().abs() for name, theta in thetas.items()}
+        return keep_largest(scores, sparsity=self._sparsity, scope=Scope.GLOBAL)
+
+
+def _transfer(given: Mapping[str, Setting]) -> Transfer:
+    settings = _Settings.read(given)
+    if settings.alpha == 1 and settings.sparsity == 0:
+        return Transfer()
+    return Powerpropagation(
+        alpha=settings.alpha, sparsity=settings.sparsity, prune_at=settings.prune_at
+    )
