@@ -74,7 +74,7 @@ def test_every_rung_measures_them(digits: ImageStore, changes: dict[str, Any]) -
     trial = make_trial(digits, recipe_of(**changes), weights=sparse_weights())
     for _ in trial.stops:
         trial.advance()
-        assert zeros(trial._measured) == ARRIVED
+        assert zeros(trial.finished) == ARRIVED
 
 
 def test_the_exported_backbone_has_them(digits: ImageStore, tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_the_linear_regime_trains_the_head_alone(digits: ImageStore) -> None:
     measured = run(trial)[-1]
     assert measured.updated_params == HEAD
     assert measured.sparse_train_flops < 0.5 * measured.train_flops
-    for name, weight in backbone_weights(trial._measured).items():
+    for name, weight in backbone_weights(trial.finished).items():
         assert torch.equal(weight, sparse_weights()[name])
 
 
@@ -139,4 +139,4 @@ def test_its_space_draws_recipes_that_train(digits: ImageStore) -> None:
     trial = make_trial(digits, recipe, weights=sparse_weights(), levels=levels)
     (measured,) = run(trial)
     assert measured.images_seen >= 2 * recipe.batch_size
-    assert zeros(trial._measured) == ARRIVED
+    assert zeros(trial.finished) == ARRIVED

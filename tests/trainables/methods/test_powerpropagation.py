@@ -96,7 +96,7 @@ def test_every_rung_is_exactly_as_sparse_as_asked(
         trial.advance()
         measured = trial.measurement
         assert measured is not None
-        assert zeros(trial._measured) == gone
+        assert zeros(trial.finished) == gone
         assert measured.updated_params == measured.params - gone
         assert measured.sparse_inference_flops < 0.5 * measured.inference_flops
 
@@ -114,7 +114,7 @@ def test_what_is_pruned_stays_pruned_after_every_step(
         trial.advance()
         thetas = [p for name, p in model.named_parameters() if name.endswith("original")]
         pruned.append(torch.cat([theta.detach().flatten() == 0 for theta in thetas]))
-        assert zeros(trial._measured) == round(0.8 * len(pruned[-1]))
+        assert zeros(trial.finished) == round(0.8 * len(pruned[-1]))
     before = sum(taken <= round(0.5 * steps[-1]) for taken in steps)
     assert 1 < before < len(steps) - 1
     assert not any(where.any() for where in pruned[:before])
@@ -130,7 +130,7 @@ def test_the_finished_model_is_the_merged_average_cut_by_its_own_magnitudes(
     average = trial._learner.average.model
     before = {name: value.clone() for name, value in average.state_dict().items()}
     effective = {n: m.weight for n, m in average.named_modules() if isinstance(m, nn.Conv2d)}
-    finished = dict(trial._measured.named_modules())
+    finished = dict(trial.finished.named_modules())
     kept, gone = [], []
     for name, weight in effective.items():
         mask = finished[name].weight != 0
@@ -148,7 +148,7 @@ def test_a_schedule_free_average_is_cut_before_its_norms_are_made(digits: ImageS
     average = deepcopy(trial._learner.average.model)
     merge(average)
     assert zeros(average) == round(0.8 * values(average))
-    again = trial._measured.state_dict()
+    again = trial.finished.state_dict()
     assert all(torch.equal(value, again[name]) for name, value in average.state_dict().items())
 
 
