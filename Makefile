@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow test-shared lint bench bench-methods gtsrb lock clean
+.PHONY: demo test test-slow test-shared lint bench bench-methods gtsrb joint lock clean
 
 demo: $(READY)  ## run the main job on real images, in two to three minutes
 	$(BIN)/prunetune demo
@@ -37,6 +37,9 @@ $(READY): pyproject.toml requirements.lock
 	$(PYTHON) -m venv $(VENV)
 	PIP_CONSTRAINT=requirements.lock $(BIN)/pip install --quiet --editable '.[dev]'
 	touch $@
+
+joint: $(READY)  ## a sweep in which methods compete, ten minutes
+	$(BIN)/prunetune sweep tests/benchmarks/joint.yaml
 
 lock: $(READY)  ## write requirements.lock anew from what is installed, versions only
 	$(BIN)/pip freeze --exclude-editable > requirements.lock

@@ -33,7 +33,7 @@ from tests.trainables import cifar_resnet
 from trainables.backbones import Backbone, load_weights
 from trainables.errors import InfeasibleError
 from trainables.finetune import Finetuning
-from trainables.images.store import ImageStore, open_store
+from trainables.images.store import ImageStore, Split, open_store
 from trainables.images.tasks import TaskSource
 from trainables.measurement import Measurement
 from trainables.sources import BackboneSource
@@ -70,6 +70,16 @@ class Arm:
     levels: tuple[float, ...] = LEVELS
 
 
+SPARSE: dict[str, dict[str, Setting]] = {
+    "magnitude": {"sparsification": "gradual", "ramp": 0.5, "scope": "global"},
+    "woodfisher": {"scope": "global", "samples": 128},
+    "ac_dc": {"scope": "global"},
+    "rigl": {"distribution": "erk"},
+}
+"""Methods that make a backbone as sparse as asked, with the settings that they have here."""
+THRESHOLDS = {"initial_threshold": 0.1, "final_threshold": 1.6}
+"""Of `str`, which finds its sparsity instead: about the same."""
+
 ARMS: tuple[Arm, ...] = (
     Arm(name="full", method="full"),
     Arm(name="last stages, 0.4", method="last_stages", trainable_depth=0.4),
@@ -90,6 +100,50 @@ ARMS: tuple[Arm, ...] = (
             },
         )
         for ratio in (0.5, 0.75)
+    ),
+    *(
+        Arm(name=method, method=method, settings={"sparsity": SPARSITY, **settings})
+        for method, settings in SPARSE.items()
+    ),
+    Arm(name="str", method="str", settings=THRESHOLDS),
+    *(
+        Arm(
+            name=f"{method}, linear",
+            method=method,
+            settings={"sparsity": SPARSITY, "batch_norm_repair": True, **settings},
+            trainable_depth=0.0,
+            learning_rates=HEAD,
+        )
+        for method, settings in (
+            ("magnitude", {"scope": "global"}),
+            ("woodfisher", SPARSE["woodfisher"]),
+        )
+    ),
+    Arm(
+        name="powerpropagation",
+        method="powerpropagation",
+        settings={"alpha": 2.0, "sparsity": SPARSITY},
+    ),
+    Arm(name="pac_net", method="pac_net", settings={"sparsity": SPARSITY}),
+    Arm(
+        name="swr, 0.3",
+        method="swr",
+        settings={"budget": 0.3, "granularity": "filter", "penalty": 1.0},
+    ),
+    Arm(name="taps, 0.3", method="taps", settings={"budget": 0.3, "penalty": 1.0}),
+    Arm(name="fish_mask, 0.05", method="fish_mask", settings={"share": 0.05, "samples": 128}),
+    Arm(name="lora, rank 4", method="lora", settings={"rank": 4, "alpha": 8.0, "norms": True}),
+    *(
+        Arm(
+            name=f"keep_sparse of {upstream}, {regime}",
+            method="keep_sparse",
+            trainable_depth=depth,
+            learning_rates=rates,
+            upstream=upstream,
+            levels=LEVELS[-1:],
+        )
+        for regime, depth, rates in (("linear", 0.0, HEAD), ("full", 1.0, FULL))
+        for upstream in (*SPARSE, "str")
     ),
 )
 
@@ -222,11 +276,15 @@ def _backbone(upstream: str | None) -> Backbone:
 
 @cache
 def _store(task: str) -> ImageStore:
-    return open_store(
+    """The task, with every other test image: a look at all would cost more than a short run."""
+    store = open_store(
         TaskSource(source=str(SHARED / "data" / task), max_validation_images=700),
         resolution=RESOLUTION,
         cache_dir=_folder() / "images",
     )
+    test = store.splits["test"]
+    half = Split(images=test.images[::2], labels=test.labels[::2])
+    return replace(store, splits={**store.splits, "test": half})
 
 
 def _folder() -> Path:
