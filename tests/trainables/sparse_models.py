@@ -28,7 +28,7 @@ OPTIMIZERS: list[dict[str, Any]] = [
 ]
 """What moves weights that have no gradient, each in its own way."""
 PROBLEM = Problem(
-    rungs=(5e8, 1e9), native_resolution=16, train_images=96, classes=4, sparse_backbone=True
+    rungs=(2e9, 4e9), native_resolution=16, train_images=96, classes=4, sparse_backbone=True
 )
 
 
