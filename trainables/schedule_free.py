@@ -48,8 +48,9 @@ class ScheduleFreeAverage:
         pairs = zip(self.model.parameters(), self._trained.parameters(), strict=True)
         for mine, theirs in pairs:
             mine.copy_(theirs)
-            if theirs in self._optimizer.state:  # a parameter that the forward leaves out has none
-                mine.lerp_(self._optimizer.state[theirs]["z"], 1 - 1 / beta)
+            z = self._optimizer.state.get(theirs, {}).get("z")
+            if z is not None:  # a parameter that never had a gradient has none
+                mine.lerp_(z, 1 - 1 / beta)
         for own, new in zip(self.model.buffers(), self._trained.buffers(), strict=True):
             own.copy_(new)
         if hold is not None:  # z drifts by weight decay where the gradient is zero

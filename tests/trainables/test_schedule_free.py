@@ -124,3 +124,16 @@ def test_it_learns_and_its_checkpoint_holds_the_average(digits: ImageStore, tmp_
     measured = trial._learner.average.model.state_dict()
     assert all(torch.equal(value, measured[name]) for name, value in tensors["measured"].items())
     assert {key.partition(":")[0] for key in tensors["optimizer"]} == {"z", "exp_avg_sq"}
+
+
+def test_a_parameter_that_never_had_a_gradient_stays_as_it_is() -> None:
+    model = nn.Sequential(nn.Linear(2, 2))
+    model.register_parameter("unused", nn.Parameter(torch.ones(3)))
+    optimizer = build_optimizer(
+        Optimizer.SCHEDULE_FREE_ADAMW, model, learning_rate=0.1, weight_decay=0.1, layer_decay=1.0
+    )
+    average = ScheduleFreeAverage(model, optimizer)
+    model(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    average.settle([])
+    assert torch.equal(average.model.get_parameter("unused"), torch.ones(3))
