@@ -1,0 +1,159 @@
+"""Soft threshold reparametrisation: every layer learns below which size its weights are zero.
+
+From the paper (arXiv 2002.03231): w = sign(v) ReLU(|v| - g(s)) with one learned s a layer, trained
+by the gradient together with v, so that the layers share out the sparsity among themselves; weight
+decay on s drives the thresholds up. How sparse the model ends is therefore not asked for but
+found, and reported.
+
+Ours, for a transfer of a few hundred steps from pretrained weights: g is in units of the layer's
+mean |v| at the start, for layers differ in scale, g(s) = mean |v| e^(level + 3 s), s starting at
+0, where the factor of 3 lets a threshold follow at learning rates fit for weights. In place of
+weight decay on s, which the recipe's optimisers do not apply to vectors and which would push
+differently at each learning rate, `level` goes from log `initial_threshold` to log
+`final_threshold` over the first three quarters of the steps: what is learned are the layers'
+deviations from it. Norms, biases and head have no threshold.
+
+Settings, in units of a layer's mean |v|: `initial_threshold` and `final_threshold` in [0, 4], the
+first at most the second. With both 0 it is plain finetuning; else both are above 0. A threshold of
+1 makes some 60 % of a layer zero, of 2 some 87 %, of 3 some 95 %, before anything is learned.
+`trainable_depth` must be 1.
+"""
+
+from collections.abc import Mapping
+from copy import deepcopy
+from math import log
+from typing import Annotated, Any, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from search_spaces.recipe import Recipe, Setting
+from trainables.baselines import check_depth
+from trainables.method import Conditions, MethodContext, Prepared, Transfer
+from trainables.reparametrization import merge, originals, parametrizations, reparametrize
+from trainables.settings import Settings
+from trainables.sparsity import check_sparsity
+
+RATE = 3.0
+"""What s is multiplied by: how much faster than the weights thresholds learn."""
+RISE = 0.75
+"""Share of the steps over which the level rises."""
+COUNT_PERIOD = 16
+"""Steps between counts of the zeros that a step's theoretical FLOPs are about."""
+
+_Threshold = Annotated[float, Field(ge=0, le=4)]
+
+
+class _Settings(Settings):
+    initial_threshold: _Threshold
+    final_threshold: _Threshold
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        initial, final = self.initial_threshold, self.final_threshold
+        if initial > final or (initial == 0) != (final == 0):
+            raise ValueError(
+                f"initial_threshold={initial:g} and final_threshold={final:g} must both be 0, "
+                "which means no threshold, or both above it and the first at most the second"
+            )
+        return self
+
+
+def check(recipe: Recipe, conditions: Conditions) -> None:
+    """Raises `InputError` for settings out of range, a depth below 1, and no weights to prune."""
+    _Settings.read(recipe.settings)
+    check_depth(recipe, low=1.0, high=1.0, instead="all layers learn a threshold")
+    check_sparsity(conditions.model, 0.0)
+
+
+def prepare(model: nn.Module, context: MethodContext) -> Prepared:
+    """Does nothing yet: weights are reparametrised once training begins."""
+    return Prepared(flops=0.0, transfer=_transfer(context.settings))
+
+
+def rebuild(model: nn.Module, structure: Mapping[str, Any], recipe: Recipe) -> Transfer:
+    """Does nothing to the structure."""
+    return _transfer(recipe.settings)
+
+
+class SoftThreshold(nn.Module):
+    """w = sign(v) ReLU(|v| - threshold)."""
+
+    def __init__(self, weight: Tensor, *, level: float) -> None:
+        """`level` is the logarithm of the threshold in units of the mean size of `weight`."""
+        super().__init__()
+        self.scale: Tensor
+        self.level: Tensor
+        self.register_buffer("scale", weight.abs().mean())
+        self.register_buffer("level", torch.full_like(self.scale, level))
+        self.s = nn.Parameter(torch.zeros(1, device=weight.device))
+
+    @property
+    def threshold(self) -> Tensor:
+        """Below which size values are zero [1]."""
+        return self.scale * (self.level + RATE * self.s).exp()
+
+    def forward(self, v: Tensor) -> Tensor:
+        """The weight."""
+        return v.sign() * (v.abs() - self.threshold).relu()
+
+
+class SoftThresholding(Transfer):
+    """Trains a threshold a layer beside the weights; the finished model has the zeros it found."""
+
+    def __init__(self, *, initial_threshold: float, final_threshold: float) -> None:
+        self._initial = log(initial_threshold)
+        self._final = log(final_threshold)
+        self._zero_shares: dict[str, float] = {}
+
+    def attach(self, model: nn.Module) -> None:
+        reparametrize(model, lambda weight: SoftThreshold(weight, level=self._initial))
+        self._model = model
+
+    def begin_step(self, *, step: int, total_steps: int) -> None:
+        risen = min(1.0, (step + 1) / (RISE * total_steps))
+        level = self._initial + risen * (self._final - self._initial)
+        for part in parametrizations(self._model).values():
+            part.get_buffer("level").fill_(level)
+        if step % COUNT_PERIOD == 0:
+            values, zeros = originals(self._model), _zeros(self._model)
+            self._zero_shares = {name: zeros[name] / v.numel() for name, v in values.items()}
+
+    def finished(self, model: nn.Module) -> nn.Module:
+        plain = deepcopy(model)
+        merge(plain)
+        return plain
+
+    def updated_params(self, model: nn.Module) -> int:
+        """Of the plain model, without the values that are zero as the trained model is now."""
+        zeros = _zeros(model)
+        thresholds = len(zeros)
+        return super().updated_params(model) - thresholds - sum(zeros.values())
+
+    def zero_shares(self) -> Mapping[str, float]:
+        """As last counted, `COUNT_PERIOD` steps ago at most."""
+        return self._zero_shares
+
+    def state(self) -> dict[str, Any]:
+        return {"zero_shares": self._zero_shares}
+
+    def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        self._zero_shares = dict(state["zero_shares"])
+
+
+@torch.no_grad()
+def _zeros(model: nn.Module) -> dict[str, int]:
+    """How many values of each weight its threshold makes zero."""
+    values = originals(model)
+    counts = [(part(values[n]) == 0).sum() for n, part in parametrizations(model).items()]
+    return dict(zip(values, torch.stack(counts).tolist(), strict=True))
+
+
+def _transfer(given: Mapping[str, Setting]) -> Transfer:
+    settings = _Settings.read(given)
+    if settings.initial_threshold == 0:
+        return Transfer()
+    return SoftThresholding(
+        initial_threshold=settings.initial_threshold, final_threshold=settings.final_threshold
+    )
