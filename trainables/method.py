@@ -22,6 +22,8 @@ from trainables.source_task import SourceTask
 class MethodContext:
     """What a method may use beside the model."""
 
+    recipe: Recipe
+    """What the model is prepared for."""
     settings: Mapping[str, Setting]
     """The recipe's settings for this method."""
     resolution: int

@@ -120,6 +120,7 @@ class Preparation:
     def _context(self) -> MethodContext:
         resolution, source_task = self._recipe.resolution, self._source_task
         return MethodContext(
+            recipe=self._recipe,
             settings=self._recipe.settings,
             resolution=resolution,
             head=classifier_name(self.model),

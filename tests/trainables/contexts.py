@@ -5,6 +5,7 @@ from copy import deepcopy
 from typing import Any
 
 import torch
+from recipes import make_recipe
 from torch import Tensor, nn
 
 from search_spaces.recipe import Setting
@@ -31,6 +32,7 @@ def make_context(
             yield noise, torch.arange(len(noise)) % CLASSES
 
     values: dict[str, Any] = {
+        "recipe": make_recipe(settings=settings, resolution=RESOLUTION),
         "settings": settings,
         "resolution": RESOLUTION,
         "head": classifier_name(model),

@@ -1,5 +1,6 @@
 """Recipes and trials on the digits, small enough for a test."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,7 @@ def make_trial(
     seed: int = 7,
     resume_from: str | None = None,
     precision: Precision | None = None,
+    source_task: Callable[[], ImageStore] | None = None,
 ) -> Finetuning:
     """The recipe on `store`, set up and not yet trained."""
     return Finetuning(
@@ -68,6 +70,7 @@ def make_trial(
         device=torch.device("cpu"),
         resume_from=resume_from,
         precision=precision,
+        source_task=source_task,
     )
 
 
