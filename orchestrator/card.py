@@ -20,6 +20,7 @@ A point of the compute-optimal frontier of the prunetune sweep `{config.name}`: 
 | training compute | {units.flops(point.train_flops)} |
 | inference compute, an image | {units.flops(point.inference_flops)} |
 | parameters | {units.count(point.params)} |
+| of them updated | {units.count(point.updated_params)} |
 
 The validation error was used to select this point; the test error was not.
 
