@@ -26,12 +26,14 @@ class Zeros:
     def forward(self, images: int, *, shares: Mapping[str, float]) -> None:
         """So many images went forward; `shares` of the named weights were held at zero."""
         for name, share in shares.items():
-            self.train_flops += images * share * self._layers[name].forward_flops
+            if cost := self._layers.get(name):  # None where no image passes the layer
+                self.train_flops += images * share * cost.forward_flops
 
     def step(self, images: int, *, shares: Mapping[str, float]) -> None:
         """A step trained on so many images."""
         for name, share in shares.items():
-            self.train_flops += images * share * self._layers[name].train_flops
+            if cost := self._layers.get(name):  # None where no image passes the layer
+                self.train_flops += images * share * cost.train_flops
 
     def inference_flops(self, finished: nn.Module) -> float:
         """FLOPs of one image's forward pass that meet a zero in the weights of `finished`."""

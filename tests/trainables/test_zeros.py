@@ -8,6 +8,7 @@ from recipes import make_recipe, make_trial, run, rung_uri
 from torch import nn
 
 from trainables.images.store import ImageStore
+from trainables.sources import BackboneSource
 from trainables.zeros import Zeros
 
 
@@ -33,6 +34,13 @@ def test_inference_saves_the_zeros_that_are_there(net: nn.Sequential) -> None:
     with torch.no_grad():
         net[0].weight[:2] = 0
     assert zeros.inference_flops(net) == 2 * 36 * 216 * 2 / 8
+
+
+def test_a_layer_that_no_image_passes_saves_nothing(digits: ImageStore) -> None:
+    source = BackboneSource(model="cifar_resnet:with_a_spare_layer")
+    recipe = make_recipe(method="magnitude", settings={"sparsity": 0.9}, target_flops=2e9)
+    (measured,) = run(make_trial(digits, recipe, source=source, levels=(2e9,)))
+    assert 0.1 < measured.sparse_train_flops / measured.train_flops < 0.2
 
 
 def test_a_dense_trial_has_nothing_to_skip(digits: ImageStore) -> None:
