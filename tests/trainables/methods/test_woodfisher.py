@@ -76,7 +76,7 @@ def values_of(model: nn.Module) -> int:
     return sum(w.numel() for w in backbone_weights(model).values())
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def trained(digits: ImageStore) -> nn.Module:
     """A model that classifies the digits."""
     levels = rung_levels(min_flops=5e9, max_flops=1e10, per_decade=4)
@@ -95,10 +95,7 @@ def training_images(store: ImageStore, model: nn.Module) -> tuple[Tensor, Tensor
     return normalised(split.images, resolution=16, mean=mean, std=std), split.labels
 
 
-@pytest.mark.parametrize("scope", ["layer", "global"])
-def test_the_loss_rises_less_than_by_magnitude(
-    digits: ImageStore, trained: nn.Module, scope: str
-) -> None:
+def test_the_loss_rises_far_less_than_by_magnitude(digits: ImageStore, trained: nn.Module) -> None:
     images, labels = training_images(digits, trained)
 
     def loss(model: nn.Module) -> float:
@@ -108,8 +105,8 @@ def test_the_loss_rises_less_than_by_magnitude(
     assert loss(trained) < 0.05
     by_magnitude, by_fisher = deepcopy(trained), deepcopy(trained)
     sizes = {name: w.detach().abs() for name, w in backbone_weights(by_magnitude).items()}
-    apply_masks(by_magnitude, keep_largest(sizes, sparsity=0.9, scope=Scope(scope)))
-    settings = SETTINGS | {"scope": scope, "block_size": 32, "samples": 96}
+    apply_masks(by_magnitude, keep_largest(sizes, sparsity=0.9, scope=Scope.GLOBAL))
+    settings = SETTINGS | {"block_size": 32, "samples": 96}
     context = make_context(
         by_fisher,
         settings,
@@ -118,10 +115,10 @@ def test_the_loss_rises_less_than_by_magnitude(
     )
     woodfisher.prepare(by_fisher, context)
     assert zeros_of(by_fisher) == zeros_of(by_magnitude) == round(0.9 * values_of(trained))
-    assert loss(by_fisher) - loss(trained) < 0.8 * (loss(by_magnitude) - loss(trained))
+    assert loss(by_fisher) - loss(trained) < 0.5 * (loss(by_magnitude) - loss(trained))
 
 
-@pytest.mark.parametrize("changes", [{}, FREE, {"optimizer": Optimizer.ADAMW}])
+@pytest.mark.parametrize("changes", [{}, FREE])
 def test_the_exported_file_is_exactly_as_sparse_as_asked(
     digits: ImageStore, tmp_path: Path, changes: dict[str, Any]
 ) -> None:
@@ -131,7 +128,7 @@ def test_the_exported_file_is_exactly_as_sparse_as_asked(
 
 
 def test_the_linear_regime_keeps_the_sparse_backbone(digits: ImageStore, tmp_path: Path) -> None:
-    levels = rung_levels(min_flops=4e8, max_flops=5e8, per_decade=20)
+    levels = rung_levels(min_flops=4e8, max_flops=4.2e8, per_decade=20)
     recipe = recipe_with(trainable_depth=0.0, target_flops=levels[-1])
     model = assert_exports(digits, recipe, tmp_path, levels=levels)
     assert zeros_of(model) == round(0.9 * values_of(model))
