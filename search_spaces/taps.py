@@ -16,14 +16,15 @@ def taps(trial: Trial, problem: Problem) -> Recipe:
     =================  ============================  ==========================================
     update_budget      0.05 - 0.8, log               share of the backbone's parameters that may
                                                      differ at the end (ours)
-    taps_penalty       0.01 - 10, log                λ on the mean score: around the paper's 0.1-1
+    taps_penalty       0.01 - 1, log                 λ on the mean score: the paper's 0.1-1
+                                                     and less, for the budget closes layers too
     =================  ============================  ==========================================
 
     The rest is what `suggest_finetuning` asks for.
     """
     settings = {
         "budget": trial.suggest_float("update_budget", 0.05, 0.8, log=True),
-        "penalty": trial.suggest_float("taps_penalty", 0.01, 10.0, log=True),
+        "penalty": trial.suggest_float("taps_penalty", 0.01, 1.0, log=True),
     }
     return Recipe(
         method="taps",

@@ -6,7 +6,7 @@ the weight to its pretrained value, and not to zero (ours).
 
 from collections.abc import Mapping
 from copy import deepcopy
-from math import floor
+from math import floor, inf
 from typing import Any
 
 import torch
@@ -162,16 +162,16 @@ def largest_fitting(scores: Tensor, *, sizes: Tensor, room: int) -> Tensor:
     """Those with the largest of `scores` [N] whose `sizes` [N] fit into `room`, bool [N].
 
     From the largest score down, each that still fits; the first of equals first. None has a score
-    of minus infinity. All on the CPU.
+    of minus infinity. The answer is on the CPU.
     """
-    chosen = torch.zeros(len(scores), dtype=torch.bool)
-    scores = scores.detach().cpu()
-    known = sizes.tolist()
-    for index in scores.argsort(descending=True, stable=True).tolist():
-        if known[index] <= room and scores[index] > -torch.inf:
+    order = scores.detach().cpu().argsort(descending=True, stable=True).tolist()
+    values, spaces = scores.tolist(), sizes.tolist()
+    chosen = [False] * len(values)
+    for index in order:
+        if spaces[index] <= room and values[index] > -inf:
             chosen[index] = True
-            room -= known[index]
-    return chosen
+            room -= spaces[index]
+    return torch.tensor(chosen)
 
 
 def gated_deltas(model: nn.Module) -> list[GatedDelta]:
