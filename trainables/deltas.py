@@ -18,6 +18,7 @@ from trainables.baselines import check_depth
 from trainables.errors import InputError
 from trainables.layers import backbone_weights, classifier_name, norm_parameters
 from trainables.method import Conditions, Transfer
+from trainables.reparametrization import merge
 
 
 class GatedDelta(nn.Module):
@@ -183,24 +184,6 @@ def open_gates(deltas: list[GatedDelta], chosen: Tensor) -> None:
     """Opens the gates that are True in `chosen` [units] of all deltas, and closes the others."""
     for delta, part in zip(deltas, chosen.split([d.units for d in deltas]), strict=True):
         delta.open.copy_(part.view_as(delta.open))
-
-
-def merge(model: nn.Module) -> None:
-    """Makes parametrised weights plain parameters of the values they have, in place.
-
-    torch's `remove_parametrizations` takes the weight from the module's class, which a copy shares
-    with its original: it would leave the model that is still trained without its weights.
-    """
-    for module in model.modules():
-        if not parametrize.is_parametrized(module):
-            continue
-        lists = module.get_submodule("parametrizations")
-        values = {name: getattr(module, name).detach() for name, _ in lists.named_children()}
-        plain = parametrize.type_before_parametrizations(module)
-        del module.parametrizations
-        module.__class__ = plain
-        for name, value in values.items():
-            module.register_parameter(name, nn.Parameter(value, requires_grad=False))
 
 
 def _backbone_size(model: nn.Module) -> int:

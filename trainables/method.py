@@ -13,7 +13,7 @@ from typing import Any, Protocol, cast
 from torch import Tensor, nn
 
 import trainables.methods
-from search_spaces.recipe import Recipe, Setting
+from search_spaces.recipe import Recipe
 from trainables.errors import InputError
 from trainables.source_task import SourceTask
 
@@ -24,16 +24,10 @@ class MethodContext:
 
     recipe: Recipe
     """What the model is prepared for."""
-    settings: Mapping[str, Setting]
-    """The recipe's settings for this method."""
-    resolution: int
-    """Side of the input in pixels."""
     head: str
     """Qualified name of the classifier, which no method may shrink."""
     seed: int
     """For this trial's random choices."""
-    target_flops: float
-    """Training FLOPs that the recipe aims at, what preparing costs included."""
     calibration: Callable[[int], Iterator[Tensor]]
     """Yields normalised training images, [B, 3, R, R], without labels or augmentation; at most
     the given number in all, at least 2 a batch."""

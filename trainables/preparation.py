@@ -121,11 +121,8 @@ class Preparation:
         resolution, source_task = self._recipe.resolution, self._source_task
         return MethodContext(
             recipe=self._recipe,
-            settings=self._recipe.settings,
-            resolution=resolution,
             head=classifier_name(self.model),
             seed=derive_seed(self._seed, "method"),
-            target_flops=self._recipe.target_flops,
             calibration=self.calibration,
             labelled=self._labelled,
             forward_flops=lambda: count_flops(self.model, resolution=resolution).forward_flops,

@@ -33,11 +33,8 @@ def make_context(
 
     values: dict[str, Any] = {
         "recipe": make_recipe(settings=settings, resolution=RESOLUTION),
-        "settings": settings,
-        "resolution": RESOLUTION,
         "head": classifier_name(model),
         "seed": 1,
-        "target_flops": 1e9,
         "calibration": batches,
         "labelled": labelled,
         "forward_flops": lambda: count_flops(model, resolution=RESOLUTION).forward_flops,

@@ -62,7 +62,7 @@ def check(recipe: Recipe, conditions: Conditions) -> None:
 
 def prepare(model: nn.Module, context: MethodContext) -> Prepared:
     """Does nothing yet; costs nothing."""
-    return Prepared(flops=0.0, transfer=_transfer(_Settings.read(context.settings)))
+    return Prepared(flops=0.0, transfer=_transfer(_Settings.read(context.recipe.settings)))
 
 
 def rebuild(model: nn.Module, structure: Mapping[str, Any], recipe: Recipe) -> Transfer:

@@ -52,7 +52,7 @@ def prepare(model: nn.Module, context: MethodContext) -> Prepared:
     algebra; re-estimation `CALIBRATION_IMAGES` forward passes of what is left. Raises
     `InfeasibleError` naming the layer that stands in the way.
     """
-    plan = _plan(context.settings, round_to=context.width_multiple)
+    plan = _plan(context.recipe.settings, round_to=context.width_multiple)
     return _Preparation(model, context).run(plan)
 
 
@@ -77,14 +77,14 @@ class _Preparation:
                 self._model,
                 plan,
                 head=context.head,
-                resolution=context.resolution,
+                resolution=context.recipe.resolution,
                 seed=context.seed,
                 gradients=self._gradients,
-                correct=self._ridge if context.settings.get("ridge_repair") else None,
+                correct=self._ridge if context.recipe.settings.get("ridge_repair") else None,
             )
         except InfeasibleError as error:
             raise InfeasibleError(str(error), spent_flops=self._flops) from error
-        if context.settings.get("batch_norm_repair"):
+        if context.recipe.settings.get("batch_norm_repair"):
             images = reestimate_batch_norm(self._model, context.calibration(CALIBRATION_IMAGES))
             self._flops += images * context.forward_flops() if images else 0.0
         return Prepared(flops=self._flops, structure=structure.to_dict())

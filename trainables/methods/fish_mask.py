@@ -64,7 +64,7 @@ def prepare(model: nn.Module, context: MethodContext) -> Prepared:
     classifier's weight gradient. Raises `InfeasibleError` where there is no image or a gradient is
     not finite.
     """
-    settings = _Settings.read(context.settings)
+    settings = _Settings.read(context.recipe.settings)
     if settings.share == 1:
         return Prepared(flops=0.0)
     fisher, flops = _fisher(model, context, samples=settings.samples)

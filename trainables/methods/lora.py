@@ -33,10 +33,10 @@ from torch.nn.utils import parametrize
 
 from search_spaces.recipe import Recipe, Setting
 from trainables.baselines import check_depth
-from trainables.deltas import merge
 from trainables.errors import InputError
 from trainables.layers import backbone_weights, classifier_name, norm_parameters
 from trainables.method import Conditions, MethodContext, Prepared, Transfer
+from trainables.reparametrization import merge
 from trainables.seeds import generator
 from trainables.settings import Settings
 
@@ -61,7 +61,7 @@ def check(recipe: Recipe, conditions: Conditions) -> None:
 
 def prepare(model: nn.Module, context: MethodContext) -> Prepared:
     """Does nothing yet: the adapters come with `attach`."""
-    transfer = _transfer(context.settings, seed=context.seed)
+    transfer = _transfer(context.recipe.settings, seed=context.seed)
     return Prepared(flops=0.0, structure={"seed": context.seed}, transfer=transfer)
 
 

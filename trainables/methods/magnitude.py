@@ -97,7 +97,7 @@ def prepare(model: nn.Module, context: MethodContext) -> Prepared:
 
     Costs `CALIBRATION_IMAGES` forward passes for the repair.
     """
-    settings = _Settings.read(context.settings)
+    settings = _Settings.read(context.recipe.settings)
     if settings.sparsity == 0 or settings.gradual:
         return Prepared(flops=0.0, transfer=_transfer(settings))
     magnitudes = {name: w.detach().abs() for name, w in backbone_weights(model).items()}

@@ -72,7 +72,7 @@ def prepare(model: nn.Module, context: MethodContext) -> Prepared:
     average's statistics. Raises `InfeasibleError` when `allocate_share` pays no step, and when the
     loss on the source task stops being finite.
     """
-    settings = _Settings.read(context.settings)
+    settings = _Settings.read(context.recipe.settings)
     if settings.sparsity == 0:
         return Prepared(flops=0.0)
     if context.source_task is None:
@@ -80,7 +80,7 @@ def prepare(model: nn.Module, context: MethodContext) -> Prepared:
     scores = {name: weight.detach().abs() for name, weight in backbone_weights(model).items()}
     kept = keep_largest(scores, sparsity=settings.sparsity, scope=Scope.GLOBAL)
     allocation = _Allocation(context.source_task(), kept, context)
-    allocated = allocation.run(budget_flops=settings.allocate_share * context.target_flops)
+    allocated = allocation.run(budget_flops=settings.allocate_share * context.recipe.target_flops)
     below_head = {
         name: value
         for name, value in allocated.state_dict().items()
@@ -125,7 +125,7 @@ class _Allocation:
         train_mode(self._model)
         self._transfer = MaskedTransfer(kept)
         self._transfer.attach(self._model)
-        self._cost = count_flops(self._model, resolution=context.resolution)
+        self._cost = count_flops(self._model, resolution=context.recipe.resolution)
         self._learner = Learner(
             self._model,
             context.recipe,

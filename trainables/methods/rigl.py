@@ -70,7 +70,7 @@ def check(recipe: Recipe, conditions: Conditions) -> None:
 
 def prepare(model: nn.Module, context: MethodContext) -> Prepared:
     """Chooses the first masks; costs nothing."""
-    settings = _Settings.read(context.settings)
+    settings = _Settings.read(context.recipe.settings)
     if settings.sparsity == 0:
         return Prepared(flops=0.0)
     return Prepared(flops=0.0, transfer=RigL(settings, _first_masks(model, settings)))

@@ -68,7 +68,7 @@ def check(recipe: Recipe, conditions: Conditions) -> None:
 
 def prepare(model: nn.Module, context: MethodContext) -> Prepared:
     """Does nothing yet: deltas and policy come with `attach`."""
-    transfer = _transfer(context.settings, seed=context.seed)
+    transfer = _transfer(context.recipe.settings, seed=context.seed)
     return Prepared(flops=0.0, structure={"seed": context.seed}, transfer=transfer)
 
 

@@ -51,7 +51,7 @@ def check(recipe: Recipe, conditions: Conditions) -> None:
 
 def prepare(model: nn.Module, context: MethodContext) -> Prepared:
     """Does nothing yet: the deltas come with `attach`."""
-    return Prepared(flops=0.0, transfer=_transfer(context.settings))
+    return Prepared(flops=0.0, transfer=_transfer(context.recipe.settings))
 
 
 def rebuild(model: nn.Module, structure: Mapping[str, Any], recipe: Recipe) -> Transfer:

@@ -61,7 +61,7 @@ def prepare(model: nn.Module, context: MethodContext) -> Prepared:
     classifier's weight gradient; the algebra that `BlockFisher` tells; `CALIBRATION_IMAGES` forward
     passes. Raises `InfeasibleError` where there is no image or the inverse is lost.
     """
-    settings = _Settings.read(context.settings)
+    settings = _Settings.read(context.recipe.settings)
     if settings.sparsity == 0:
         return Prepared(flops=0.0)
     return _Preparation(model, context, settings).run()

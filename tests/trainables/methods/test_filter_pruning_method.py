@@ -90,7 +90,7 @@ def test_a_fresh_model_takes_the_structure_and_then_the_weights(
     context = context_for(model, width_rule=width_rule)
     prepared = filter_pruning.prepare(model, context)
     fresh = timm.create_model("test_resnet", num_classes=5)
-    filter_pruning.rebuild(fresh, prepared.structure, recipe_with(**context.settings))
+    filter_pruning.rebuild(fresh, prepared.structure, recipe_with(**context.recipe.settings))
     fresh.load_state_dict(model.state_dict())
     images = torch.randn(2, 3, 32, 32)
     assert torch.equal(fresh.eval()(images), model.eval()(images))
@@ -135,7 +135,9 @@ def test_gradients_cost_passes_of_the_dense_model(model: nn.Module, criterion: s
 def test_the_ridge_correction_costs_dense_forward_passes_and_its_algebra(model: nn.Module) -> None:
     dense = count_flops(model, resolution=32).forward_flops
     context = context_for(model, ridge_repair=True)
-    alone = replace(context, settings=SETTINGS | {"ridge_repair": True, "batch_norm_repair": False})
+    alone = replace(
+        context, recipe=recipe_with(**SETTINGS | {"ridge_repair": True, "batch_norm_repair": False})
+    )
     images = list(context.calibration(40))
     algebra: list[float] = []
 
