@@ -6,10 +6,9 @@ decay on s drives the thresholds up. How sparse the model ends is therefore not 
 found, and reported.
 
 Ours, for a transfer of a few hundred steps from pretrained weights: g is in units of the layer's
-mean |v| at the start, for layers differ in scale, g(s) = mean |v| e^(level + 3 s), s starting at
-0, where the factor of 3 lets a threshold follow at learning rates fit for weights. In place of
-weight decay on s, which the recipe's optimisers do not apply to vectors and which would push
-differently at each learning rate, `level` goes from log `initial_threshold` to log
+mean |v| at the start, for layers differ in scale, g(s) = mean |v| e^(level + s), s starting at 0.
+In place of weight decay on s, which the recipe's optimisers do not apply to vectors and which
+would push differently at each learning rate, `level` goes from log `initial_threshold` to log
 `final_threshold` over the first three quarters of the steps: what is learned are the layers'
 deviations from it. Norms, biases and head have no threshold.
 
@@ -35,8 +34,6 @@ from trainables.reparametrization import merge, originals, parametrizations, rep
 from trainables.settings import Settings
 from trainables.sparsity import check_sparsity
 
-RATE = 3.0
-"""What s is multiplied by: how much faster than the weights thresholds learn."""
 RISE = 0.75
 """Share of the steps over which the level rises."""
 COUNT_PERIOD = 16
@@ -92,7 +89,7 @@ class SoftThreshold(nn.Module):
     @property
     def threshold(self) -> Tensor:
         """Below which size values are zero [1]."""
-        return self.scale * (self.level + RATE * self.s).exp()
+        return self.scale * (self.level + self.s).exp()
 
     def forward(self, v: Tensor) -> Tensor:
         """The weight."""
