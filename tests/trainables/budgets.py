@@ -55,6 +55,6 @@ def assert_keeps_to_budget(
         promised = state["measurement"]["updated_params"] - head
         assert 0 < moved <= promised <= budget * (sum(sizes.values()) - head)
         steps.append(state["step"])
-    assert moved > 0.5 * promised  # the rest never got a gradient, behind a ReLU that is off
+    assert moved > 0.3 * promised  # on so few pixels many values only ever meet padding
     met = {sum(step >= phase * steps[-1] for phase in phases) for step in steps}
     assert met == set(range(len(phases) + 1)), "no rung lies in one of the phases"
