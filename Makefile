@@ -26,7 +26,7 @@ lint: $(READY)  ## style and types
 bench: $(READY)  ## all benchmarks, or those of `make bench ONLY="overhead …"`
 	$(BIN)/python -m tests.benchmarks $(ONLY)
 
-bench-methods: $(READY)  ## every way to transfer on the same axes, about an hour
+bench-methods: $(READY)  ## every way to transfer on the same axes, about half an hour
 	$(BIN)/python -m tests.benchmarks methods
 
 gtsrb: $(READY)  ## the README's sweep on traffic signs, about twenty minutes

@@ -13,9 +13,9 @@ be re-estimated afterwards, for what reaches them has changed.
 Settings: `sparsity` in [0, 1) of all convolution and linear weights below the head, where 0
 switches the method off, heeds no other setting and is plain finetuning; `scope` (layer, global) in
 which they are ranked; `block_size`, at least 1; `samples`, at least 1 (at most all training images
-are used); `dampening` > 0, on the scale of squared gradients; `batch_norm_repair` (true, false).
-Any `trainable_depth`: 0 is the linear regime. While it prepares, memory holds the weights ×
-`block_size` floats.
+are used); `dampening` > 0, on the scale of squared gradients, and far above it the method is
+magnitude pruning; `batch_norm_repair` (true, false). Any `trainable_depth`: 0 is the linear regime.
+While it prepares, memory holds the weights × `block_size` floats.
 """
 
 from collections.abc import Mapping, Sequence

@@ -91,8 +91,6 @@ def noise_context(model: nn.Module, recipe: Recipe, *, scale: float = 1.0) -> Me
         model,
         recipe.settings,
         recipe=recipe,
-        resolution=recipe.resolution,
-        target_flops=recipe.target_flops,
         source_task=lambda: SourceTask(
             model=backbone(SOURCE_CLASSES), batch=batch, train_images=100
         ),

@@ -85,7 +85,7 @@ def trained(digits: ImageStore) -> nn.Module:
     )
     trial = make_trial(digits, recipe, levels=levels)
     run(trial)
-    model: nn.Module = trial._measured.requires_grad_()
+    model: nn.Module = trial.finished.requires_grad_()
     return model
 
 
@@ -110,7 +110,7 @@ def test_the_loss_rises_far_less_than_by_magnitude(digits: ImageStore, trained: 
     context = make_context(
         by_fisher,
         settings,
-        resolution=16,
+        recipe=make_recipe(method="woodfisher", settings=settings, resolution=16),
         labelled=lambda most: zip(images[:most].split(16), labels[:most].split(16), strict=True),
     )
     woodfisher.prepare(by_fisher, context)
@@ -137,10 +137,10 @@ def test_the_linear_regime_keeps_the_sparse_backbone(digits: ImageStore, tmp_pat
 def test_every_rung_is_as_sparse_and_only_what_is_left_is_updated(digits: ImageStore) -> None:
     trial = make_trial(digits, recipe_with(), levels=LATER)
     for measured in run(trial):
-        assert values_of(trial._measured) == WEIGHTS
+        assert values_of(trial.finished) == WEIGHTS
         pruned = round(0.9 * WEIGHTS)
         assert measured.updated_params == measured.params - pruned
-        assert zeros_of(trial._measured) == pruned
+        assert zeros_of(trial.finished) == pruned
         assert measured.sparse_train_flops < measured.train_flops
 
 
