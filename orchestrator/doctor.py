@@ -25,10 +25,12 @@ from trainables.errors import InfeasibleError, InputError
 from trainables.finetune import Finetuning
 from trainables.images.store import ImageStore, open_store
 from trainables.images.tasks import TaskSummary, inspect
-from trainables.layers import backbone_weights
+from trainables.layers import zero_share
 from trainables.method import Conditions, load_method
 
 MIN_FREE_BYTES = 1 << 30
+SPARSE = 0.1
+"""Share of zeros from which a backbone counts as sparse: an 8-bit one has a few per cent."""
 TRIED_RECIPES = 4
 """Recipes that are set up on the real backbone to see whether any can be realised."""
 
@@ -85,7 +87,7 @@ class Examination:
             classes=len(self.summary.class_names),
             class_imbalance=max(images) / min(images),
             source_task=self._config.source_task is not None,
-            sparse_backbone=any((w == 0).any() for w in backbone_weights(self.model).values()),
+            sparse_backbone=zero_share(self.model) >= SPARSE,
         )
 
     @property

@@ -15,5 +15,5 @@ def keep_sparse(trial: Trial, problem: Problem) -> Recipe:
 
 
 def missing(problem: Problem) -> str | None:
-    """A dense backbone has no zeros to keep."""
-    return None if problem.sparse_backbone else "a backbone whose weights hold zeros"
+    """A backbone that is dense, but for a few zeros that are chance, has nothing to keep."""
+    return None if problem.sparse_backbone else "a backbone that arrives sparse"

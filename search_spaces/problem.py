@@ -20,7 +20,7 @@ class Problem:
     source_task: bool = False
     """Whether the config names the task that the backbone was trained on."""
     sparse_backbone: bool = False
-    """Whether weights of the backbone's convolutions or linear layers are zero."""
+    """Whether the backbone arrives with weights held at zero; a few zeros are chance."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rungs", tuple(self.rungs))

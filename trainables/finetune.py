@@ -93,7 +93,8 @@ class Finetuning:
         freeze_below(self._model, trainable_depth=recipe.trainable_depth)
         plain = count_flops(self._model, resolution=recipe.resolution)
         self._inference_flops = plain.forward_flops
-        self._transfer.attach(self._model)
+        precision = precision or Precision.of(device)
+        self._transfer.attach(precision.lay_out(self._model))
         train_mode(self._model)
         self._check_batch_norms()
         cost = count_flops(self._model, resolution=recipe.resolution)
@@ -112,7 +113,7 @@ class Finetuning:
                 classes=len(store.class_names),
                 exponent=recipe.class_weighting,
             ),
-            precision=precision or Precision.of(device),
+            precision=precision,
             transfer=self._transfer,
         )
         self.finished: nn.Module = self._learner.average.model

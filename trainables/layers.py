@@ -72,6 +72,14 @@ def backbone_weights(model: nn.Module) -> dict[str, nn.Parameter]:
     }
 
 
+def zero_share(model: nn.Module) -> float:
+    """Share (0-1) of the values of `backbone_weights` that are zero; 0 for a model without any."""
+    weights = backbone_weights(model).values()
+    values = sum(weight.numel() for weight in weights)
+    zeros = values - sum(int(weight.count_nonzero()) for weight in weights)
+    return zeros / values if values else 0.0
+
+
 def layer_of_parameter(model: nn.Module) -> dict[str, int]:
     """Layer index of every parameter from the input (0) to the head (the largest).
 

@@ -2,6 +2,7 @@
 
 import pytest
 import timm
+import torch
 from cifar_resnet import cifar_resnet
 from torch import nn
 
@@ -11,6 +12,7 @@ from trainables.layers import (
     classifier_name,
     layer_of_parameter,
     norm_parameters,
+    zero_share,
 )
 
 
@@ -138,3 +140,17 @@ def test_the_norms_parameters_are_those_that_are_no_weights_here() -> None:
     model = timm.create_model("test_resnet", num_classes=7)
     vectors = {name for name, p in model.named_parameters() if p.ndim == 1}
     assert norm_parameters(model) == vectors - {"fc.bias"}
+
+
+def test_the_share_of_zeros_leaves_head_norms_and_biases_out() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 8), nn.Linear(8, 2)
+    )
+    assert zero_share(model) == 0
+    with torch.no_grad():
+        model[4].weight.zero_()
+        model[1].weight.zero_()
+        model[0].bias.zero_()
+        model[0].weight[0] = 0
+    assert zero_share(model) == 3 / (12 + 32)
+    assert zero_share(nn.Sequential(nn.Flatten(), nn.Linear(3, 2))) == 0

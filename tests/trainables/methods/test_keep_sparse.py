@@ -129,7 +129,7 @@ def test_a_dense_backbone_and_settings_are_refused() -> None:
 def test_its_space_needs_a_sparse_backbone() -> None:
     assert missing_condition("keep_sparse", PROBLEM) is None
     dense = replace(PROBLEM, sparse_backbone=False)
-    assert missing_condition("keep_sparse", dense) == "a backbone whose weights hold zeros"
+    assert missing_condition("keep_sparse", dense) == "a backbone that arrives sparse"
 
 
 def test_its_space_draws_recipes_that_train(digits: ImageStore) -> None:
