@@ -38,7 +38,7 @@ $(READY): pyproject.toml requirements.lock
 	PIP_CONSTRAINT=requirements.lock $(BIN)/pip install --quiet --editable '.[dev]'
 	touch $@
 
-joint: $(READY)  ## a sweep in which methods compete, ten minutes
+joint: $(READY)  ## a sweep in which methods compete, six minutes
 	$(BIN)/prunetune sweep tests/benchmarks/joint.yaml
 
 lock: $(READY)  ## write requirements.lock anew from what is installed, versions only

@@ -345,7 +345,7 @@ def _row(arm: Arm, measured: Mapping[Run, Measurement | None]) -> dict[str, Any]
         found = [
             (run.seed, m) for run, m in measured.items() if (run.arm, run.level) == (arm, level)
         ]
-        row[f"error at {level:.0e}"] = _spread(found)
+        row[f"error at {level:.2g}"] = _spread(found)
     last = [m for run, m in measured.items() if run.arm == arm and run.level == LEVELS[-1] and m]
     if last:
         row["train FLOPs"] = f"{statistics.mean(m.train_flops for m in last):.3g}"
@@ -386,5 +386,5 @@ def _task_row(
         spread = (
             f"{statistics.mean(errors):.1f} ± {statistics.stdev(errors):.1f}" if complete else "-"
         )
-        row[f"error at {level:.0e}"] = spread
+        row[f"error at {level:.2g}"] = spread
     return row
