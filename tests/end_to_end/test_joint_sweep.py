@@ -22,7 +22,7 @@ from trainables.export import load_exported
 from trainables.layers import backbone_weights
 from trainables.sources import BackboneSource
 
-TRIALS = 28
+TRIALS = 20
 METHODS = {name for name in built_in_spaces() if name != "joint"}
 
 
