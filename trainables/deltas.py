@@ -4,6 +4,7 @@ A weight is w₀ + gate · δ (`torch.nn.utils.parametrize`). Weight decay there
 the weight to its pretrained value, and not to zero (ours).
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from copy import deepcopy
 from math import floor, inf
@@ -54,7 +55,7 @@ class GatedDelta(nn.Module):
         return pretrained + gate * self.delta
 
 
-class GatedTransfer(Transfer):
+class GatedTransfer(Transfer, ABC):
     """Trains δ of gated units, all norms and the head; the finished model keeps to a budget.
 
     A method that derives from it says by `scores` which units matter most; those with the largest
@@ -88,9 +89,9 @@ class GatedTransfer(Transfer):
         self.unit_sizes = torch.cat(sizes)
         """Values behind each gate [units], on the CPU."""
 
+    @abstractmethod
     def scores(self) -> Tensor:
         """How much each unit matters [units]; minus infinity keeps one closed."""
-        raise NotImplementedError
 
     def choose(self) -> Tensor:
         """Which units the finished model has, bool [units], on the CPU."""
