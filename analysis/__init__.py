@@ -1,0 +1,1 @@
+"""What came out: frontier, tables, figures, report."""

@@ -1,0 +1,1 @@
+"""Who runs what, where: the only room that knows Ray, Optuna and MLflow."""

@@ -120,7 +120,7 @@ def frontier(
     """Print a sweep's frontier, or the one point that answers a question."""
     from analysis.frontier import Frontier
     from analysis.table import frontier_of, read_measurements
-    from orchestrator.folder import SweepFolder
+    from orchestrator.store.folder import SweepFolder
 
     folder = SweepFolder.find(sweep)
     found = frontier_of(read_measurements(folder.storage()))
@@ -139,7 +139,7 @@ def report(
 ) -> None:
     """Write one self-contained page: frontier, curves, what mattered, cost."""
     from analysis.report import write_report
-    from orchestrator.folder import SweepFolder
+    from orchestrator.store.folder import SweepFolder
 
     folder = SweepFolder.find(sweep)
     write_report(folder.root, out, tables=folder.storage())
@@ -193,7 +193,7 @@ def ui(
     port: Annotated[int, typer.Option(help="The port on loopback.", min=1, max=65535)] = 5000,
 ) -> None:
     """Open the MLflow UI of a sweep on loopback."""
-    from orchestrator.ui import serve
+    from orchestrator.tracking.ui import serve
 
     serve(sweep, port=port, console=Console())
 
@@ -227,7 +227,7 @@ def _chosen(
 
 
 def _show(found: "Frontier", console: Console) -> None:
-    from orchestrator.frontier_table import FrontierTable
+    from orchestrator.terminal.frontier_table import FrontierTable
 
     console.print(FrontierTable(found))
 

@@ -19,10 +19,10 @@ from pydantic import (
     model_validator,
 )
 
+from trainables.backbones.source import BackboneSource
 from trainables.errors import InputError
 from trainables.images.tasks import TaskSource
 from trainables.rungs import rung_levels
-from trainables.sources import BackboneSource
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _RESERVED = ("digits", "hub")

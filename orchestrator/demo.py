@@ -7,8 +7,8 @@ from rich.progress import Progress as Bar
 
 from analysis import units
 from analysis.frontier import Frontier
+from orchestrator.cluster.resources import image_cache
 from orchestrator.config import PretrainConfig, SweepConfig, read_config, validate
-from orchestrator.resources import image_cache
 from orchestrator.sweep import Sweep
 from trainables.images.store import open_store
 from trainables.pretraining import Pretrained, Pretraining

@@ -10,22 +10,22 @@ from optuna.samplers import RandomSampler
 from torch import nn
 
 from analysis import units
+from orchestrator.cluster.resources import image_cache
 from orchestrator.config import SweepConfig, TaskConfig
-from orchestrator.folder import SweepFolder
-from orchestrator.resources import image_cache
-from orchestrator.tracking import Tracker
+from orchestrator.store.folder import SweepFolder
+from orchestrator.tracking.tracker import Tracker
 from search_spaces.draws import check_space, draw
 from search_spaces.problem import Problem
 from search_spaces.recipe import Recipe
 from search_spaces.space import Space, load_space
-from trainables import backbones
-from trainables.backbones import Backbone
-from trainables.compute import count_flops
+from trainables.backbones import build as backbones
+from trainables.backbones.build import Backbone
+from trainables.backbones.layers import zero_share
+from trainables.costs.flops import count_flops
 from trainables.errors import InfeasibleError, InputError
 from trainables.finetune import Finetuning
 from trainables.images.store import ImageStore, open_store
 from trainables.images.tasks import TaskSummary, inspect
-from trainables.layers import zero_share
 from trainables.method import Conditions, load_method
 
 MIN_FREE_BYTES = 1 << 30

@@ -7,7 +7,7 @@ from analysis.frontier import Frontier, FrontierPoint
 from analysis.table import frontier_of, read_measurements
 from orchestrator.card import model_card
 from orchestrator.config import SweepConfig, read_config
-from orchestrator.folder import SweepFolder
+from orchestrator.store.folder import SweepFolder
 from trainables.checkpoints import checkpoint_folder, complete_rungs
 from trainables.errors import InputError
 from trainables.export import export_model

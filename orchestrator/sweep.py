@@ -19,22 +19,27 @@ from analysis.plots import plot_frontier, save
 from analysis.report import write_report
 from analysis.table import read_measurements
 from orchestrator.card import model_card
-from orchestrator.chance import Chance
+from orchestrator.cluster.gpu_shares import gpu_shares
+from orchestrator.cluster.resources import concurrent_trials, connect, image_cache
+from orchestrator.cluster.tune_adapters import (
+    DriverCallback,
+    DriverScheduler,
+    DriverSearcher,
+    sized,
+)
 from orchestrator.config import SweepConfig, read_config, to_yaml
 from orchestrator.doctor import Examination, tracker_for
-from orchestrator.driver import Budget, Driver
-from orchestrator.folder import SweepFolder
-from orchestrator.gpu_shares import gpu_shares
-from orchestrator.halving import Halving
-from orchestrator.journal import Journal
-from orchestrator.ledger import Ledger
-from orchestrator.progress import Progress
-from orchestrator.resources import concurrent_trials, connect, image_cache
-from orchestrator.retention import CheckpointKeeper
-from orchestrator.searcher import FrontierSampler
-from orchestrator.tables import TableWriter
-from orchestrator.tracking import Snapshot, Tracker
-from orchestrator.tune_adapters import DriverCallback, DriverScheduler, DriverSearcher, sized
+from orchestrator.search.chance import Chance
+from orchestrator.search.driver import Budget, Driver
+from orchestrator.search.halving import Halving
+from orchestrator.search.sampler import FrontierSampler
+from orchestrator.store.folder import SweepFolder
+from orchestrator.store.journal import Journal
+from orchestrator.store.ledger import Ledger
+from orchestrator.store.retention import CheckpointKeeper
+from orchestrator.store.tables import TableWriter
+from orchestrator.terminal.progress import Progress
+from orchestrator.tracking.tracker import Snapshot, Tracker
 from search_spaces.recipe import Recipe
 from trainables.checkpoints import checkpoint_folder
 from trainables.errors import InputError

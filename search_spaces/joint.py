@@ -3,9 +3,7 @@
 from search_spaces.problem import Problem
 from search_spaces.ranges import InvalidRangeError
 from search_spaces.recipe import Recipe
-from search_spaces.space import Trial, built_in_spaces, load_space, missing_condition
-
-_OWN = "joint"
+from search_spaces.space import Trial, load_space, method_spaces, missing_condition
 
 
 def joint(trial: Trial, problem: Problem) -> Recipe:
@@ -16,7 +14,7 @@ def joint(trial: Trial, problem: Problem) -> Recipe:
     that what the sampler learns of a learning rate it learns of all methods: a name must have the
     same range in every space.
     """
-    missing = {name: missing_condition(name, problem) for name in built_in_spaces() if name != _OWN}
+    missing = {name: missing_condition(name, problem) for name in method_spaces()}
     possible = [name for name, condition in missing.items() if condition is None]
     try:
         method = trial.suggest_categorical("method", possible)

@@ -5,10 +5,10 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Sequence
 from inspect import isfunction
-from pathlib import Path
-from types import ModuleType
 from typing import Any, Protocol, cast
 
+import search_spaces
+from search_spaces import methods
 from search_spaces.problem import Problem
 from search_spaces.recipe import Recipe
 
@@ -41,13 +41,13 @@ class InvalidSpaceError(ValueError):
 def load_space(name: str) -> Space:
     """The search space called `name`.
 
-    Either a built-in, which is a file of this room with a function of the same name
-    (`filter_pruning`), or `module:function`, a function of the user's own that Python can import.
-    Raises `InvalidSpaceError`.
+    Either a built-in, which is a file of this room or of its `methods` with a function of the same
+    name (`filter_pruning`), or `module:function`, a function of the user's own that Python can
+    import. Raises `InvalidSpaceError`.
     """
     if ":" in name:
         return _users_own(name)
-    if name not in _module_names() or (space := _namesake(name)) is None:
+    if (space := _namesake(name)) is None:
         raise InvalidSpaceError(
             f"search space {name!r} does not exist; name a built-in "
             f"({', '.join(built_in_spaces())}) or a function of your own as module:function."
@@ -58,7 +58,12 @@ def load_space(name: str) -> Space:
 @functools.cache
 def built_in_spaces() -> tuple[str, ...]:
     """Names of this room's spaces, in alphabetical order."""
-    return tuple(name for name in _module_names() if _namesake(name) is not None)
+    return tuple(name for name in sorted(_modules()) if _namesake(name) is not None)
+
+
+def method_spaces() -> tuple[str, ...]:
+    """Names of the methods that have a space, in alphabetical order."""
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(methods.__path__)))
 
 
 def missing_condition(name: str, problem: Problem) -> str | None:
@@ -66,7 +71,7 @@ def missing_condition(name: str, problem: Problem) -> str | None:
 
     A space's file says so in a function `missing(problem)`; one without needs nothing.
     """
-    module = importlib.import_module(f"{__package__}.{name}")
+    module = importlib.import_module(_modules()[name])
     missing: Callable[[Problem], str | None] = getattr(module, "missing", lambda _: None)
     return missing(problem)
 
@@ -94,14 +99,19 @@ def _users_own(name: str) -> Space:
 
 
 @functools.cache
-def _module_names() -> tuple[str, ...]:
-    return tuple(
-        sorted(module.name for module in pkgutil.iter_modules([str(Path(__file__).parent)]))
-    )
+def _modules() -> dict[str, str]:
+    """Module by name of every file of this room and of its `methods`."""
+    packages = (search_spaces, methods)
+    return {
+        module.name: f"{package.__name__}.{module.name}"
+        for package in packages
+        for module in pkgutil.iter_modules(package.__path__)
+    }
 
 
 def _namesake(name: str) -> Space | None:
     """The function `name` of this room's file `name`, where there is one."""
-    module: ModuleType = importlib.import_module(f"{__package__}.{name}")
-    function = getattr(module, name, None)
+    if name not in _modules():
+        return None
+    function = getattr(importlib.import_module(_modules()[name]), name, None)
     return cast(Space, function) if isfunction(function) else None

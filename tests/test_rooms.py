@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.checkout import ROOT
+
 ROOMS = ("analysis", "orchestrator", "search_spaces", "trainables")
 SHARED_RECORDS = ("search_spaces.recipe", "trainables.measurement")
 """What every room may import."""
@@ -135,7 +136,7 @@ def test_every_file_begins_by_saying_what_it_is() -> None:
     [
         ("search_spaces.recipe", {"torch", "ray", "mlflow", "optuna", "numpy", "pyarrow"}),
         ("trainables.measurement", {"torch", "ray", "mlflow", "optuna", "numpy", "pyarrow"}),
-        ("search_spaces.filter_pruning", {"torch", "ray", "mlflow", "timm"}),
+        ("search_spaces.methods.filter_pruning", {"torch", "ray", "mlflow", "timm"}),
         ("search_spaces.draws", {"torch", "ray", "mlflow", "timm"}),
         ("analysis.report", {"torch", "ray", "mlflow", "timm"}),
         ("orchestrator.cli", {"torch", "ray", "mlflow", "timm"}),
@@ -160,7 +161,7 @@ FAULTS = {
     "analysis/nosy.py": "from search_spaces import space",
     "analysis/hidden.py": "import importlib\nimportlib.import_module('ray.tune')",
     "trainables/second.py": "from ray import tune",
-    "trainables/pruning/engine.py": "import torch_pruning as tp",
+    "trainables/pruning/channels/engine.py": "import torch_pruning as tp",
     "trainables/study.py": "import optuna",
     "trainables/upwards.py": "from orchestrator.config import SweepConfig",
     "trainables/testing.py": "from tests.trainables import recipes",

@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from search_spaces.recipe import Recipe
-from trainables.backbones import build, normalisation
+from trainables.backbones.build import build, normalisation
+from trainables.backbones.source import BackboneSource
 from trainables.checkpoints import load_checkpoint
 from trainables.errors import InputError
-from trainables.evaluation import EVALUATION_BATCH, evaluate
 from trainables.images.augment import prepare
 from trainables.images.store import ImageStore
+from trainables.learning.evaluation import EVALUATION_BATCH, evaluate
 from trainables.measurement import Measurement
 from trainables.method import load_method
-from trainables.sources import BackboneSource
 
 WEIGHTS_FILE = "model.safetensors"
 MODEL_FILE = "model.json"

@@ -13,23 +13,23 @@ import torch
 from torch import Tensor, nn
 
 from search_spaces.recipe import Recipe
-from trainables.backbones import Backbone
-from trainables.batches import Batches, ImageBatches
+from trainables.backbones.build import Backbone
+from trainables.backbones.layers import trained_batch_norms
+from trainables.backbones.trunk import find_trunk
+from trainables.batches.features import FeatureBatches
+from trainables.batches.images import Batches, ImageBatches
 from trainables.checkpoints import load_checkpoint, save_checkpoint
-from trainables.compute import StepCost, count_flops
+from trainables.costs.flops import StepCost, count_flops
+from trainables.costs.skippable import Zeros
 from trainables.errors import InfeasibleError
-from trainables.head_only import FeatureBatches
 from trainables.images.store import ImageStore
-from trainables.layers import trained_batch_norms
-from trainables.learner import Learner
-from trainables.losses import class_weights
+from trainables.learning.learner import Learner
+from trainables.learning.losses import class_weights
+from trainables.learning.optimizers import freeze_below, train_mode
+from trainables.learning.precision import Precision
 from trainables.measurement import Measurement, Outcome
-from trainables.optimizers import freeze_below, train_mode
-from trainables.precision import Precision
 from trainables.preparation import Preparation
 from trainables.rungs import Stop, plan_stops, reachable_levels
-from trainables.trunk import find_trunk
-from trainables.zeros import Zeros
 
 LOSS_CHECK_PERIOD = 16
 """Steps between looks at whether the loss is still finite."""

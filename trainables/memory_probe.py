@@ -6,16 +6,16 @@ from pathlib import Path
 import torch
 
 from search_spaces.recipe import Optimizer, Recipe
-from trainables import backbones
-from trainables.backbones import Backbone
-from trainables.compute import count_flops
+from trainables.backbones import build as backbones
+from trainables.backbones.build import Backbone
+from trainables.backbones.source import BackboneSource
+from trainables.costs.flops import count_flops
+from trainables.costs.memory import TrialMemory, fit_peak, trace_memory
 from trainables.errors import InputError
-from trainables.evaluation import EVALUATION_BATCH
 from trainables.finetune import Finetuning
 from trainables.images.store import ImageStore, Split
-from trainables.memory import TrialMemory, fit_peak, trace_memory
-from trainables.optimizers import STATE_COPIES, freeze_below, train_mode
-from trainables.sources import BackboneSource
+from trainables.learning.evaluation import EVALUATION_BATCH
+from trainables.learning.optimizers import STATE_COPIES, freeze_below, train_mode
 
 TRAINING_BATCHES = (8, 24)
 """Images a step of the trials that probe training, with next to nothing to validate on."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import trainables.methods
 from search_spaces.recipe import Recipe
 from trainables.errors import InputError
-from trainables.source_task import SourceTask
+from trainables.mechanisms.source_task import SourceTask
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,18 +7,18 @@ import torch
 from torch import Tensor, nn
 
 from search_spaces.recipe import Recipe
-from trainables import backbones
-from trainables.backbones import Backbone
-from trainables.compute import count_flops
-from trainables.epochs import Epochs
+from trainables.backbones import build as backbones
+from trainables.backbones.build import Backbone
+from trainables.backbones.layers import classifier_name
+from trainables.batches.epochs import Epochs
+from trainables.costs.flops import count_flops
 from trainables.errors import InfeasibleError, InputError
-from trainables.evaluation import EVALUATION_BATCH
 from trainables.images.augment import prepare
 from trainables.images.store import ImageStore
-from trainables.layers import classifier_name
+from trainables.learning.evaluation import EVALUATION_BATCH
+from trainables.mechanisms.source_task import SourceTask
 from trainables.method import MethodContext, Prepared, Transfer, load_method
 from trainables.seeds import derive_seed, generator
-from trainables.source_task import SourceTask
 
 GPU_WIDTH_MULTIPLE = 8
 """Channels that tensor cores take at a time; CPUs lose nothing by other widths."""

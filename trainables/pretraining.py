@@ -11,16 +11,16 @@ import torch
 import torch.nn.functional as F
 
 from search_spaces.recipe import Optimizer, Schedule
-from trainables import backbones
-from trainables.compute import count_flops
+from trainables.backbones import build as backbones
+from trainables.backbones.source import BackboneSource
+from trainables.costs.flops import count_flops
 from trainables.errors import InputError
-from trainables.evaluation import evaluate
 from trainables.images.augment import augment, prepare
 from trainables.images.store import ImageStore
-from trainables.optimizers import RunningAverage, build_optimizer, train_mode
-from trainables.schedules import set_learning_rate
+from trainables.learning.evaluation import evaluate
+from trainables.learning.optimizers import RunningAverage, build_optimizer, train_mode
+from trainables.learning.schedules import set_learning_rate
 from trainables.seeds import derive_seed, generator
-from trainables.sources import BackboneSource
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,8 @@ import torch
 from ray import tune
 
 from search_spaces.recipe import Recipe
-from trainables.backbones import Backbone, load_weights
+from trainables.backbones.build import Backbone, load_weights
+from trainables.backbones.source import BackboneSource
 from trainables.checkpoints import checkpoint_folder, complete_rungs
 from trainables.errors import InfeasibleError
 from trainables.export import error_on_test, from_checkpoint
@@ -24,7 +25,6 @@ from trainables.finetune import Finetuning
 from trainables.images.store import ImageStore, open_store
 from trainables.images.tasks import TaskSource
 from trainables.measurement import Measurement, Outcome
-from trainables.sources import BackboneSource
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,14 +21,14 @@ from torch import nn
 
 from search_spaces.recipe import Recipe
 from tests.benchmarks.publish import publish
-from trainables import backbones
-from trainables.backbones import Backbone
+from tests.checkout import SHARED
+from trainables.backbones import build as backbones
+from trainables.backbones.build import Backbone
+from trainables.backbones.source import BackboneSource
 from trainables.finetune import Finetuning
 from trainables.images.store import ImageStore, open_store
 from trainables.images.tasks import TaskSource
-from trainables.sources import BackboneSource
 
-SHARED = Path(__file__).parents[2].parent / "shared"
 WEIGHTS = SHARED / "weights" / "mobilenetv1_050_imagenet_qat.safetensors"
 DATA = SHARED / "data" / "gtsrb"
 RESOLUTION = 48

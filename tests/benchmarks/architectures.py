@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.benchmarks.publish import publish
-from trainables.backbones import classifier_name
+from trainables.backbones.build import classifier_name
 from trainables.pruning import PrunedStructure, PruningPlan, WidthRule, prune, rebuild
 
 FAMILIES: Mapping[str, str] = {

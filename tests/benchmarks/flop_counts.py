@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from tests.benchmarks.publish import publish
-from trainables.compute import count_flops
+from trainables.costs.flops import count_flops
 
 MODELS = (
     "resnet18",

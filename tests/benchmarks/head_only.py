@@ -17,13 +17,13 @@ import torch
 
 from search_spaces.recipe import Recipe
 from tests.benchmarks.publish import publish
-from trainables.backbones import Backbone, load_weights
+from trainables.backbones.build import Backbone, load_weights
+from trainables.backbones.source import BackboneSource
+from trainables.batches.features import EXTRACTION_SHARE
 from trainables.finetune import Finetuning
-from trainables.head_only import EXTRACTION_SHARE
 from trainables.images.store import ImageStore, open_store
 from trainables.images.tasks import TaskSource
 from trainables.measurement import Measurement
-from trainables.sources import BackboneSource
 
 IMAGES = 160
 VALIDATION_IMAGES = 100

@@ -15,8 +15,8 @@ import torch
 
 from tests.benchmarks.publish import publish
 from tests.benchmarks.trials import next_pace, noise_recipe, noise_store, noise_trial
-from trainables.batches import ImageBatches
-from trainables.compute import StepCost
+from trainables.batches.images import ImageBatches
+from trainables.costs.flops import StepCost
 from trainables.images.augment import prepare
 from trainables.images.store import ImageStore
 

@@ -1,7 +1,7 @@
 """Training steps on the CPU with channels last against the contiguous layout.
 
-What `trainables.precision` goes by on a CPU: the same learner takes the same steps in both layouts,
-by turns, so that a busy machine slows both alike.
+What `trainables.learning.precision` goes by on a CPU: the same learner takes the same steps in both
+layouts, by turns, so that a busy machine slows both alike.
 """
 
 import copy
@@ -16,10 +16,10 @@ from torch import nn
 
 from search_spaces.recipe import Recipe
 from tests.benchmarks.publish import publish
-from trainables.layers import classifier_name
-from trainables.learner import Learner
-from trainables.optimizers import train_mode
-from trainables.precision import Precision
+from trainables.backbones.layers import classifier_name
+from trainables.learning.learner import Learner
+from trainables.learning.optimizers import train_mode
+from trainables.learning.precision import Precision
 from trainables.pruning import PruningPlan, WidthRule, prune
 
 CASES = (

@@ -29,16 +29,16 @@ from torch import Tensor
 
 from search_spaces.recipe import Recipe, Setting
 from tests.benchmarks.publish import publish
+from tests.checkout import SHARED
 from tests.trainables import cifar_resnet
-from trainables.backbones import Backbone, load_weights
+from trainables.backbones.build import Backbone, load_weights
+from trainables.backbones.source import BackboneSource
 from trainables.errors import InfeasibleError
 from trainables.finetune import Finetuning
 from trainables.images.store import ImageStore, Split, open_store
 from trainables.images.tasks import TaskSource
 from trainables.measurement import Measurement
-from trainables.sources import BackboneSource
 
-SHARED = Path(__file__).parents[2].parent / "shared"
 WEIGHTS = SHARED / "weights" / "cifar_resnet20.safetensors"
 SOURCE_TASK = "cifar10"
 TASKS = ("fashion_mnist", "gtsrb", "kmnist10k")

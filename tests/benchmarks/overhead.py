@@ -20,11 +20,11 @@ from orchestrator.config import SweepConfig, validate
 from orchestrator.sweep import Sweep
 from search_spaces.recipe import Recipe
 from tests.benchmarks.publish import publish
-from trainables.backbones import Backbone
+from trainables.backbones.build import Backbone
+from trainables.backbones.source import BackboneSource
 from trainables.finetune import Finetuning
 from trainables.images.store import ImageStore, open_store
 from trainables.images.tasks import TaskSource
-from trainables.sources import BackboneSource
 
 TRIALS = 60
 TRIAL_SECONDS = 10.0

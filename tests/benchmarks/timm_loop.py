@@ -27,12 +27,12 @@ from timm.optim import create_optimizer_v2
 
 from tests.benchmarks.publish import publish
 from tests.benchmarks.trials import next_pace, noise_trial
-from trainables.compute import count_flops
+from trainables.costs.flops import count_flops
 from trainables.images.catalog import TRAIN
 from trainables.images.decode import decode_square
 from trainables.images.store import ImageStore, open_store
 from trainables.images.tasks import TaskSource, find_origin
-from trainables.precision import Precision
+from trainables.learning.precision import Precision
 
 MODELS = ("resnet18", "resnet50")
 PHOTOS = Path("../shared/data/clothing10")

@@ -6,10 +6,10 @@ from pathlib import Path
 import torch
 
 from search_spaces.recipe import Recipe
-from trainables.backbones import Backbone
+from trainables.backbones.build import Backbone
+from trainables.backbones.source import BackboneSource
 from trainables.finetune import Finetuning
 from trainables.images.store import ImageStore, Split
-from trainables.sources import BackboneSource
 
 CLASSES = 10
 

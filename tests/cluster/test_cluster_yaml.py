@@ -1,6 +1,5 @@
 """`cluster.yaml` is what `ray up` accepts, and describes the cluster that the README promises."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,11 +8,11 @@ import yaml
 from jsonschema import ValidationError
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-CHECKOUT = Path(__file__).parents[2]
+from tests.checkout import ROOT
 
 
 def _written() -> dict[str, Any]:
-    config: dict[str, Any] = yaml.safe_load((CHECKOUT / "cluster.yaml").read_text())
+    config: dict[str, Any] = yaml.safe_load((ROOT / "cluster.yaml").read_text())
     return config
 
 
@@ -78,7 +77,7 @@ def test_every_node_installs_this_checkout_at_the_pinned_versions(config: dict[s
     [install] = [command for command in config["setup_commands"] if "pip install" in command]
     assert install.startswith("cd ~/prunetune && ")
     assert " -c requirements.lock . " in install
-    assert f"ray=={ray.__version__}" in (CHECKOUT / "requirements.lock").read_text().split()
+    assert f"ray=={ray.__version__}" in (ROOT / "requirements.lock").read_text().split()
     assert {".git", ".venv", "runs"} <= set(config["rsync_exclude"])
 
 

@@ -12,15 +12,15 @@ from safetensors.torch import save_file
 
 from analysis.frontier import Frontier
 from analysis.table import read_measurements, read_trials, rows
+from orchestrator.cluster.resources import connect
 from orchestrator.config import SweepConfig, validate
 from orchestrator.exporting import export_point
-from orchestrator.resources import connect
 from orchestrator.sweep import Sweep
 from search_spaces.space import built_in_spaces
-from trainables import backbones
+from trainables.backbones import build as backbones
+from trainables.backbones.layers import backbone_weights
+from trainables.backbones.source import BackboneSource
 from trainables.export import load_exported
-from trainables.layers import backbone_weights
-from trainables.sources import BackboneSource
 
 TRIALS = 20
 METHODS = {name for name in built_in_spaces() if name != "joint"}

@@ -9,9 +9,9 @@ from typer.testing import CliRunner
 
 from analysis.table import frontier_of, read_measurements, read_trials, rows
 from orchestrator.cli import app
+from orchestrator.cluster.resources import connect
 from orchestrator.config import SweepConfig, validate
-from orchestrator.folder import STORED
-from orchestrator.resources import connect
+from orchestrator.store.folder import STORED
 from orchestrator.sweep import Sweep
 from trainables.checkpoints import complete_rungs
 

@@ -27,16 +27,16 @@ from optuna.trial import TrialState as StudyState
 
 from analysis.frontier import Frontier
 from analysis.table import frontier_of, read_measurements, read_trials, rows
+from orchestrator.cluster.resources import connect
 from orchestrator.config import SweepConfig, validate
 from orchestrator.exporting import export_point
-from orchestrator.journal import Journal
-from orchestrator.resources import connect
+from orchestrator.store.journal import Journal
 from orchestrator.sweep import Sweep
-from orchestrator.tracking_views import TRIAL_ID_TAG
+from orchestrator.tracking.views import TRIAL_ID_TAG
+from tests.checkout import ROOT
 from trainables.errors import InputError
 from trainables.export import load_exported
 
-ROOT = Path(__file__).parents[2]
 TRIALS = 10
 
 

@@ -7,7 +7,8 @@ import pytest
 from mlflow import MlflowClient
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
-from tracking_store import Store
+
+from tests.orchestrator.tracking.tracking_store import Store
 
 
 @pytest.fixture(scope="session")

@@ -7,8 +7,8 @@ from typing import Any
 
 from pyarrow import fs
 
-from orchestrator.journal import Journal
-from orchestrator.ledger import Ledger, TrialRecord, TrialState
+from orchestrator.store.journal import Journal
+from orchestrator.store.ledger import Ledger, TrialRecord, TrialState
 from search_spaces.recipe import Recipe
 from trainables.measurement import Measurement
 

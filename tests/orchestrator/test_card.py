@@ -1,9 +1,8 @@
 """The card tells what a model is and how to use it."""
 
-from fake_trials import ledger_of
-
 from orchestrator.card import model_card
 from orchestrator.config import SweepConfig, validate
+from tests.orchestrator.fake_trials import ledger_of
 
 
 def test_the_card_says_what_it_is_what_it_reached_and_how_it_was_made() -> None:

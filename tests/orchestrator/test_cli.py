@@ -18,14 +18,14 @@ import pytest
 import safetensors.torch
 import torch
 import yaml
-from fake_trials import disk, ledger_of
 from PIL import Image
 
 from orchestrator import cli
-from orchestrator.folder import SweepFolder
-from orchestrator.tables import TableWriter
+from orchestrator.store.folder import SweepFolder
+from orchestrator.store.tables import TableWriter
+from tests.checkout import ROOT
+from tests.orchestrator.fake_trials import disk, ledger_of
 
-ROOT = Path(__file__).parents[2]
 COMMANDS = ("demo", "sweep", "pretrain", "frontier", "report", "export", "doctor", "ui")
 
 
@@ -115,7 +115,11 @@ def test_every_commands_help_shows_an_example(prunetune: Prunetune, command: str
 
 
 @pytest.mark.parametrize(
-    "loads", ["import orchestrator.cli", "import orchestrator.frontier_table, orchestrator.folder"]
+    "loads",
+    [
+        "import orchestrator.cli",
+        "import orchestrator.terminal.frontier_table, orchestrator.store.folder",
+    ],
 )
 def test_help_and_the_frontier_load_nothing_heavy(loads: str) -> None:
     heavy = "{'torch', 'ray', 'mlflow', 'optuna', 'timm'}"

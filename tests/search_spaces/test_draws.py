@@ -6,7 +6,7 @@ import pytest
 from optuna.samplers import RandomSampler
 
 from search_spaces.draws import check_space, draw
-from search_spaces.filter_pruning import filter_pruning
+from search_spaces.methods.filter_pruning import filter_pruning
 from search_spaces.problem import Problem
 from search_spaces.ranges import InvalidRangeError
 from search_spaces.recipe import InvalidRecipeError, Recipe

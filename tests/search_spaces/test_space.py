@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from search_spaces.filter_pruning import filter_pruning
+from search_spaces.methods.filter_pruning import filter_pruning
 from search_spaces.space import InvalidSpaceError, load_space
 
 
@@ -27,7 +27,7 @@ def test_a_users_function_is_loaded_from_its_module(
         ("filter_prunning", "does not exist; name a built-in .*filter_pruning"),
         ("recipe", "does not exist; name a built-in .*filter_pruning"),
         ("", "does not exist; name a built-in"),
-        ("search_spaces.filter_pruning", "does not exist; name a built-in"),
+        ("search_spaces.methods.filter_pruning", "does not exist; name a built-in"),
         ("no_such_module_here:narrow", "cannot be imported .ModuleNotFoundError.*PYTHONPATH"),
         ("json:narrow", "must be a function, but json has no function 'narrow'"),
         ("json:__doc__", "must be a function"),

@@ -3,11 +3,10 @@
 from pathlib import Path
 from typing import Any
 
-from method_contract import assert_resumes, pretrained
-from recipes import SMALL, rung_uri
-
 from search_spaces.recipe import Optimizer, Recipe, Schedule
-from trainables import backbones
+from tests.trainables.methods.method_contract import assert_resumes, pretrained
+from tests.trainables.recipes import SMALL, rung_uri
+from trainables.backbones import build as backbones
 from trainables.checkpoints import complete_rungs, load_checkpoint
 from trainables.images.store import ImageStore
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import settings
-from recipes import DIGITS
 
+from tests.trainables.recipes import DIGITS
 from trainables.images.store import ImageStore, open_store
 
 settings.register_profile("busy machine", deadline=None)

@@ -5,12 +5,12 @@ from copy import deepcopy
 from typing import Any
 
 import torch
-from recipes import make_recipe
 from torch import Tensor, nn
 
 from search_spaces.recipe import Setting
-from trainables.compute import count_flops
-from trainables.layers import classifier_name
+from tests.trainables.recipes import make_recipe
+from trainables.backbones.layers import classifier_name
+from trainables.costs.flops import count_flops
 from trainables.method import MethodContext
 
 RESOLUTION = 32

@@ -7,15 +7,15 @@ from typing import Any
 import torch
 
 from search_spaces.recipe import Recipe
-from trainables.backbones import Backbone, Weights
+from trainables.backbones.build import Backbone, Weights
+from trainables.backbones.source import BackboneSource
 from trainables.checkpoints import checkpoint_folder
 from trainables.finetune import Finetuning
 from trainables.images.store import ImageStore
 from trainables.images.tasks import TaskSource
+from trainables.learning.precision import Precision
 from trainables.measurement import Measurement, Outcome
-from trainables.precision import Precision
 from trainables.rungs import rung_levels
-from trainables.sources import BackboneSource
 
 LEVELS = rung_levels(min_flops=2e8, max_flops=8e8, per_decade=5)
 DIGITS = TaskSource(source="digits", classes=("0", "1", "2", "3"), max_train_images=96)

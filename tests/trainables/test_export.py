@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from recipes import LEVELS, SMALL, make_recipe, make_trial, run, rung_uri
 
+from tests.checkout import ROOT
+from tests.trainables.recipes import LEVELS, SMALL, make_recipe, make_trial, run, rung_uri
+from trainables.backbones.source import BackboneSource
 from trainables.errors import InputError
-from trainables.evaluation import evaluate
 from trainables.export import (
     CARD_FILE,
     MODEL_FILE,
@@ -26,11 +27,12 @@ from trainables.export import (
     load_exported,
 )
 from trainables.images.store import ImageStore
+from trainables.learning.evaluation import evaluate
 from trainables.measurement import Measurement
-from trainables.sources import BackboneSource
 
-ROOT = Path(__file__).parents[2]
-USERS_OWN = BackboneSource(model="cifar_resnet:cifar_resnet", args={"depth": 8})
+USERS_OWN = BackboneSource(
+    model="tests.trainables.backbones.cifar_resnet:cifar_resnet", args={"depth": 8}
+)
 PREDICT = """
 import sys
 import numpy as np, torch
@@ -124,7 +126,7 @@ def test_another_process_predicts_the_same(
             str(tmp_path / "there.npy"),
             str(tmp_path / "images.npy"),
         ],
-        cwd=Path(__file__).parent,
+        cwd=ROOT,
         check=True,
         timeout=60,
     )

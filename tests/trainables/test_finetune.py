@@ -8,16 +8,16 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
-from recipes import LEVELS, SMALL, make_recipe, make_trial, run, rung_uri
 
 from search_spaces.recipe import Optimizer, Schedule
+from tests.trainables.recipes import LEVELS, SMALL, make_recipe, make_trial, run, rung_uri
+from trainables.backbones.source import BackboneSource
 from trainables.checkpoints import load_checkpoint
 from trainables.errors import InfeasibleError
 from trainables.finetune import Finetuning
 from trainables.images.store import ImageStore, Split
 from trainables.measurement import Measurement, Outcome
 from trainables.methods.filter_pruning import CALIBRATION_IMAGES
-from trainables.sources import BackboneSource
 
 EVERYTHING_RANDOM = {
     "pruning_ratio": 0.5,
@@ -29,8 +29,8 @@ EVERYTHING_RANDOM = {
 }
 DROPS = BackboneSource(model="test_resnet", args={"drop_rate": 0.3, "drop_path_rate": 0.2})
 SQUEEZED = BackboneSource(model="test_efficientnet", args={"drop_rate": 0.2, "drop_path_rate": 0.1})
-USERS_OWN = BackboneSource(model="cifar_resnet:cifar_resnet")
-SPARE = BackboneSource(model="cifar_resnet:with_a_spare_layer")
+USERS_OWN = BackboneSource(model="tests.trainables.backbones.cifar_resnet:cifar_resnet")
+SPARE = BackboneSource(model="tests.trainables.backbones.cifar_resnet:with_a_spare_layer")
 
 
 def timeless(measurement: Measurement) -> Measurement:

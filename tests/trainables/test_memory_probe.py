@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 import torch
-from recipes import SMALL, make_recipe
 from torch.profiler import ProfilerActivity, profile
 
 from search_spaces.recipe import Optimizer, Recipe
-from trainables import backbones
+from tests.trainables.recipes import SMALL, make_recipe
+from trainables.backbones import build as backbones
+from trainables.backbones.source import BackboneSource
+from trainables.costs.memory import PeakMemory, TrialMemory, fit_peak
 from trainables.errors import InputError
-from trainables.evaluation import EVALUATION_BATCH
-from trainables.memory import PeakMemory, TrialMemory, fit_peak
+from trainables.learning.evaluation import EVALUATION_BATCH
 from trainables.memory_probe import RecipeMemory, dense, probe_memory, probe_trial
-from trainables.sources import BackboneSource
 
 CLASSES = 10
 LARGEST = make_recipe(resolution=32, trainable_depth=1.0, augmentation=1.0)

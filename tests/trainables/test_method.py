@@ -3,10 +3,10 @@
 import pkgutil
 
 import pytest
-from method_contract import check
-from recipes import make_recipe
 
 import trainables.methods
+from tests.trainables.methods.method_contract import check
+from tests.trainables.recipes import make_recipe
 from trainables.errors import InputError
 from trainables.method import load_method
 

@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from recipes import LEVELS, SMALL, make_recipe
 
-from trainables.backbones import Backbone, build, load_into, load_weights, normalisation
-from trainables.compute import count_flops
+from tests.trainables.recipes import LEVELS, SMALL, make_recipe
+from trainables.backbones.build import Backbone, build, load_into, load_weights, normalisation
+from trainables.backbones.source import BackboneSource
+from trainables.costs.flops import count_flops
 from trainables.errors import InputError
-from trainables.evaluation import evaluate
 from trainables.finetune import Finetuning
 from trainables.images.augment import prepare
 from trainables.images.store import ImageStore
+from trainables.learning.evaluation import evaluate
 from trainables.pretraining import Pretrained, Pretraining, pretrain
-from trainables.sources import BackboneSource
 
 PLAN = Pretraining(
     epochs=2,

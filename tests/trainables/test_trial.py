@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 import torch
-from recipes import DIGITS, LEVELS, SMALL, make_recipe
 
 from search_spaces.recipe import Recipe
-from trainables.backbones import build
+from tests.trainables.recipes import DIGITS, LEVELS, SMALL, make_recipe
+from trainables.backbones.build import build
+from trainables.backbones.source import BackboneSource
 from trainables.checkpoints import checkpoint_folder, complete_rungs
 from trainables.errors import InputError
 from trainables.export import error_on_test, from_checkpoint
@@ -22,7 +23,6 @@ from trainables.finetune import Finetuning
 from trainables.images.store import open_store
 from trainables.images.tasks import TaskSource
 from trainables.measurement import Measurement, Outcome
-from trainables.sources import BackboneSource
 from trainables.trial import Report, TransferTrial, TrialSetting, measure_test_error
 
 RECIPE = make_recipe(pruning_ratio=0.5, augmentation=0.4, target_flops=LEVELS[2])

@@ -24,9 +24,9 @@ from torch import Tensor
 from trainables.errors import InputError
 from trainables.images.catalog import Catalog, Origin, Part, RawImage
 from trainables.images.decode import decode_square
+from trainables.images.memory_map import map_private
 from trainables.images.splits import SplitRows
 from trainables.images.tasks import TaskSource, find_origin, read_plan
-from trainables.mapping import map_private
 
 _FORMAT = 1  # raise it when the files, the decoding or the cuts change
 _INDEX = "store.json"

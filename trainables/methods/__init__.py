@@ -1,0 +1,1 @@
+"""The ways to transfer: one file a method."""

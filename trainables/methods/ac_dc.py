@@ -29,11 +29,11 @@ from pydantic import Field, model_validator
 from torch import nn
 
 from search_spaces.recipe import Recipe
-from trainables.baselines import check_depth
+from trainables.mechanisms.scheduled_sparsity import ScheduledSparsity
+from trainables.mechanisms.sparsity import Scope, check_sparsity
+from trainables.mechanisms.trained_depth import check_depth
 from trainables.method import Conditions, MethodContext, Prepared, Transfer
-from trainables.scheduled_sparsity import ScheduledSparsity
 from trainables.settings import Settings
-from trainables.sparsity import Scope, check_sparsity
 
 
 class _Settings(Settings):

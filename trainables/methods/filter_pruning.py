@@ -20,7 +20,7 @@ from search_spaces.recipe import Recipe, Setting
 from trainables.errors import InfeasibleError, InputError
 from trainables.method import Conditions, MethodContext, Prepared, Transfer
 from trainables.pruning.absorption import Absorbing
-from trainables.pruning.groups import ChannelGroup
+from trainables.pruning.channels.groups import ChannelGroup
 from trainables.pruning.plan import PruningPlan
 from trainables.pruning.pruner import prune
 from trainables.pruning.pruner import rebuild as rebuild_structure

@@ -24,15 +24,15 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from search_spaces.recipe import Recipe
-from trainables.anchors import AnchoredTransfer
-from trainables.baselines import check_depth
+from trainables.backbones.layers import backbone_weights, classifier_name
 from trainables.errors import InfeasibleError, InputError
-from trainables.layers import backbone_weights, classifier_name
-from trainables.masks import Masks
+from trainables.mechanisms.anchors import AnchoredTransfer
+from trainables.mechanisms.masks import Masks
+from trainables.mechanisms.sample_gradients import gradients_of, sample_gradients
+from trainables.mechanisms.sparsity import keep_counts
+from trainables.mechanisms.trained_depth import check_depth
 from trainables.method import Conditions, MethodContext, Prepared, Transfer
-from trainables.sample_gradients import gradients_of, sample_gradients
 from trainables.settings import Settings
-from trainables.sparsity import keep_counts
 
 
 class _Settings(Settings):

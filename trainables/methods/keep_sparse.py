@@ -17,12 +17,12 @@ from typing import Any
 from torch import Tensor, nn
 
 from search_spaces.recipe import Recipe
+from trainables.backbones.layers import backbone_weights
 from trainables.errors import InputError
-from trainables.layers import backbone_weights
-from trainables.masks import MaskedTransfer
+from trainables.mechanisms.masks import MaskedTransfer
+from trainables.mechanisms.sparsity import check_sparsity
 from trainables.method import Conditions, MethodContext, Prepared, Transfer
 from trainables.settings import Settings
-from trainables.sparsity import check_sparsity
 
 
 def check(recipe: Recipe, conditions: Conditions) -> None:

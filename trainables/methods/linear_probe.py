@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from search_spaces.recipe import Recipe
-from trainables.baselines import check_depth
+from trainables.mechanisms.trained_depth import check_depth
 from trainables.method import Conditions, MethodContext, Prepared, Transfer
 from trainables.settings import Settings
 

@@ -32,11 +32,11 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from search_spaces.recipe import Recipe, Setting
-from trainables.baselines import check_depth
+from trainables.backbones.layers import backbone_weights, classifier_name, norm_parameters
 from trainables.errors import InputError
-from trainables.layers import backbone_weights, classifier_name, norm_parameters
+from trainables.mechanisms.reparametrization import merge
+from trainables.mechanisms.trained_depth import check_depth
 from trainables.method import Conditions, MethodContext, Prepared, Transfer
-from trainables.reparametrization import merge
 from trainables.seeds import generator
 from trainables.settings import Settings
 

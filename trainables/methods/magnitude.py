@@ -33,14 +33,14 @@ from pydantic import Field, model_validator
 from torch import nn
 
 from search_spaces.recipe import Recipe
-from trainables.baselines import check_depth
-from trainables.layers import backbone_weights
-from trainables.masks import MaskedTransfer, apply_masks
+from trainables.backbones.layers import backbone_weights
+from trainables.mechanisms.masks import MaskedTransfer, apply_masks
+from trainables.mechanisms.scheduled_sparsity import ScheduledSparsity
+from trainables.mechanisms.sparsity import Scope, check_sparsity, keep_largest
+from trainables.mechanisms.trained_depth import check_depth
 from trainables.method import Conditions, MethodContext, Prepared, Transfer
 from trainables.pruning.repair import reestimate_batch_norm
-from trainables.scheduled_sparsity import ScheduledSparsity
 from trainables.settings import Settings
-from trainables.sparsity import Scope, check_sparsity, keep_largest
 
 CALIBRATION_IMAGES = 256
 """Training images passed forward by the repair of batch norms; their cost counts."""

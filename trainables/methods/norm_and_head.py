@@ -13,9 +13,9 @@ from typing import Any
 from torch import nn
 
 from search_spaces.recipe import Recipe
-from trainables.baselines import check_depth
+from trainables.backbones.layers import classifier_name, norm_parameters
 from trainables.errors import InputError
-from trainables.layers import classifier_name, norm_parameters
+from trainables.mechanisms.trained_depth import check_depth
 from trainables.method import Conditions, MethodContext, Prepared, Transfer
 from trainables.settings import Settings
 

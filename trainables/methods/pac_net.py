@@ -27,20 +27,20 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from search_spaces.recipe import Recipe
-from trainables.anchors import AnchoredTransfer
-from trainables.baselines import check_depth
-from trainables.compute import count_flops
+from trainables.backbones.layers import backbone_weights
+from trainables.costs.flops import count_flops
 from trainables.errors import InfeasibleError, InputError
-from trainables.layers import backbone_weights
-from trainables.learner import Learner
-from trainables.masks import MaskedTransfer, Masks
+from trainables.learning.learner import Learner
+from trainables.learning.optimizers import train_mode
+from trainables.learning.precision import Precision
+from trainables.mechanisms.anchors import AnchoredTransfer
+from trainables.mechanisms.masks import MaskedTransfer, Masks
+from trainables.mechanisms.source_task import SourceTask
+from trainables.mechanisms.sparsity import Scope, check_sparsity, keep_largest
+from trainables.mechanisms.trained_depth import check_depth
 from trainables.method import Conditions, MethodContext, Prepared, Transfer
-from trainables.optimizers import train_mode
-from trainables.precision import Precision
 from trainables.seeds import derive_seed
 from trainables.settings import Settings
-from trainables.source_task import SourceTask
-from trainables.sparsity import Scope, check_sparsity, keep_largest
 
 LOSS_CHECK_PERIOD = 16
 """Steps between looks at whether the source task's loss is still finite."""

@@ -25,13 +25,13 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from search_spaces.recipe import Recipe, Setting
-from trainables.baselines import check_depth
-from trainables.layers import backbone_weights
-from trainables.masks import MaskedTransfer, Masks
+from trainables.backbones.layers import backbone_weights
+from trainables.mechanisms.masks import MaskedTransfer, Masks
+from trainables.mechanisms.reparametrization import merge, originals, reparametrize
+from trainables.mechanisms.sparsity import Scope, check_sparsity, keep_largest, kept_values
+from trainables.mechanisms.trained_depth import check_depth
 from trainables.method import Conditions, MethodContext, Prepared, Transfer
-from trainables.reparametrization import merge, originals, reparametrize
 from trainables.settings import Settings
-from trainables.sparsity import Scope, check_sparsity, keep_largest, kept_values
 
 
 class _Settings(Settings):

@@ -17,9 +17,9 @@ what they were. What a rung measures is the average under the masks of its step:
 of zeros asked for, and more only where a connection that was just grown is zero still.
 
 Settings: `sparsity` in [0, 1), of all convolutions and linear layers below the head together,
-rounded as `trainables.sparsity` says; `distribution` (erk, uniform); `update_fraction` alpha in
-[0, 1], where 0 never moves the masks; `updates`, 1 or more. `trainable_depth` must be 1, for
-connections are grown by their gradients. Sparsity 0 is plain finetuning, whatever the other
+rounded as `trainables.mechanisms.sparsity` says; `distribution` (erk, uniform); `update_fraction`
+alpha in [0, 1], where 0 never moves the masks; `updates`, 1 or more. `trainable_depth` must be 1,
+because connections are grown by their gradients. Sparsity 0 is plain finetuning, whatever the other
 settings.
 """
 
@@ -33,12 +33,17 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from search_spaces.recipe import Recipe
-from trainables.baselines import check_depth
-from trainables.layers import backbone_weights
-from trainables.masks import MaskedTransfer, Masks
+from trainables.backbones.layers import backbone_weights
+from trainables.mechanisms.masks import MaskedTransfer, Masks
+from trainables.mechanisms.sparsity import (
+    check_sparsity,
+    erdos_renyi_counts,
+    keep_counts,
+    uniform_counts,
+)
+from trainables.mechanisms.trained_depth import check_depth
 from trainables.method import Conditions, MethodContext, Prepared, Transfer
 from trainables.settings import Settings
-from trainables.sparsity import check_sparsity, erdos_renyi_counts, keep_counts, uniform_counts
 
 END = 0.75
 """Share of the steps after which connections stay where they are."""

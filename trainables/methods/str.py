@@ -28,11 +28,16 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from search_spaces.recipe import Recipe, Setting
-from trainables.baselines import check_depth
+from trainables.mechanisms.reparametrization import (
+    merge,
+    originals,
+    parametrizations,
+    reparametrize,
+)
+from trainables.mechanisms.sparsity import check_sparsity
+from trainables.mechanisms.trained_depth import check_depth
 from trainables.method import Conditions, MethodContext, Prepared, Transfer
-from trainables.reparametrization import merge, originals, parametrizations, reparametrize
 from trainables.settings import Settings
-from trainables.sparsity import check_sparsity
 
 RISE = 0.75
 """Share of the steps over which the level rises."""

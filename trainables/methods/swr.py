@@ -29,14 +29,14 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from search_spaces.recipe import Recipe, Setting
-from trainables.deltas import GatedDelta, GatedTransfer, check_budget, open_gates
-from trainables.layers import backbone_weights
-from trainables.method import Conditions, MethodContext, Prepared, Transfer
-from trainables.optimizers import (
+from trainables.backbones.layers import backbone_weights
+from trainables.learning.optimizers import (
     optimizer_numbers,
     optimizer_tensors,
     restore_optimizer,
 )
+from trainables.mechanisms.deltas import GatedDelta, GatedTransfer, check_budget, open_gates
+from trainables.method import Conditions, MethodContext, Prepared, Transfer
 from trainables.seeds import generator
 from trainables.settings import Settings
 

@@ -25,7 +25,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from search_spaces.recipe import Recipe, Setting
-from trainables.deltas import GatedTransfer, check_budget, open_gates
+from trainables.mechanisms.deltas import GatedTransfer, check_budget, open_gates
 from trainables.method import Conditions, MethodContext, Prepared, Transfer
 from trainables.settings import Settings
 

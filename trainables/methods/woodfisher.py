@@ -26,15 +26,15 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from search_spaces.recipe import Recipe
-from trainables.block_fisher import BlockFisher
+from trainables.backbones.layers import backbone_weights
 from trainables.errors import InfeasibleError
-from trainables.layers import backbone_weights
-from trainables.masks import MaskedTransfer
+from trainables.mechanisms.block_fisher import BlockFisher
+from trainables.mechanisms.masks import MaskedTransfer
+from trainables.mechanisms.sample_gradients import gradients_of, sample_gradients
+from trainables.mechanisms.sparsity import Scope, check_sparsity, keep_largest
 from trainables.method import Conditions, MethodContext, Prepared, Transfer
 from trainables.pruning.repair import reestimate_batch_norm
-from trainables.sample_gradients import gradients_of, sample_gradients
 from trainables.settings import Settings
-from trainables.sparsity import Scope, check_sparsity, keep_largest
 
 CALIBRATION_IMAGES = 256
 """Training images passed forward to re-estimate batch norms; their cost counts."""

@@ -9,7 +9,12 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from trainables.pruning.groups import Convolution, Side, TransposedConvolution, is_depthwise
+from trainables.pruning.channels.groups import (
+    Convolution,
+    Side,
+    TransposedConvolution,
+    is_depthwise,
+)
 from trainables.pruning.reductions import (
     ReducedLayer,
     Reduction,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from trainables.errors import InfeasibleError
-from trainables.pruning.groups import ChannelGraph, Member, Side
+from trainables.pruning.channels.groups import ChannelGraph, Member, Side
 from trainables.pruning.proof import MixedChannels
 from trainables.pruning.reductions import Reduction
 from trainables.pruning.structure import Cut, PrunedStructure, Resize, Skipped

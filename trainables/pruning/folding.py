@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from trainables.pruning.absorption import channel_tensors
-from trainables.pruning.groups import ChannelGroup, Side
+from trainables.pruning.channels.groups import ChannelGroup, Side
 from trainables.pruning.reductions import Reduction
 
 _STARTS = 3  # k-means++ starts; the tightest clustering is taken

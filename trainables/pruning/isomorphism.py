@@ -8,7 +8,7 @@ from collections.abc import Hashable
 
 from torch import nn
 
-from trainables.pruning.groups import ChannelGroup, is_depthwise
+from trainables.pruning.channels.groups import ChannelGroup, is_depthwise
 
 
 def structural_kind(model: nn.Module, group: ChannelGroup) -> Hashable:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from trainables.compute import float_dtype
+from trainables.costs.flops import float_dtype
 from trainables.errors import InfeasibleError
 
 

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainables.compute import output_tensors
+from trainables.costs.flops import output_tensors
 from trainables.errors import InfeasibleError
 from trainables.pruning import surgery
-from trainables.pruning.groups import (
+from trainables.pruning.channels.groups import (
     Convolution,
     Side,
     TransposedConvolution,

@@ -6,14 +6,14 @@ from collections.abc import Callable, Collection, Hashable, Sequence
 import torch
 from torch import Tensor, nn
 
-from trainables.compute import meta_copy, structure_key
+from trainables.costs.flops import meta_copy, structure_key
 from trainables.errors import InfeasibleError, InputError
 from trainables.pruning import metadata, surgery, widths
 from trainables.pruning.absorption import Absorbing, absorb
+from trainables.pruning.channels.engine import find_groups
+from trainables.pruning.channels.groups import ChannelGraph, ChannelGroup, Side
 from trainables.pruning.choice import Choice
-from trainables.pruning.engine import find_groups
 from trainables.pruning.folding import folded
-from trainables.pruning.groups import ChannelGraph, ChannelGroup, Side
 from trainables.pruning.isomorphism import structural_kind
 from trainables.pruning.plan import Criterion, PruningPlan, WidthRule
 from trainables.pruning.proof import prove

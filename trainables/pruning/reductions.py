@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trainables.pruning.groups import ChannelGroup, Member, Side
+from trainables.pruning.channels.groups import ChannelGroup, Member, Side
 
 GONE = -1
 """Stands for a channel that is dropped."""

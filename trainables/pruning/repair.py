@@ -11,8 +11,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from trainables.parts import in_parts
-from trainables.pruning.modes import eval_mode
+from trainables.backbones.modes import eval_mode
+from trainables.learning.parts import in_parts
 
 
 def reestimate_batch_norm(

@@ -21,11 +21,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trainables.backbones.modes import eval_mode
 from trainables.errors import InfeasibleError
-from trainables.parts import in_parts
+from trainables.learning.parts import in_parts
 from trainables.pruning.absorption import Absorbing, blocks_of
-from trainables.pruning.groups import Side
-from trainables.pruning.modes import eval_mode
+from trainables.pruning.channels.groups import Side
 from trainables.pruning.reductions import (
     ReducedLayer,
     Reduction,

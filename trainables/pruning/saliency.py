@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from trainables.backbones.modes import eval_mode
 from trainables.errors import InfeasibleError
-from trainables.pruning.groups import ChannelGroup, Side
-from trainables.pruning.modes import eval_mode
+from trainables.pruning.channels.groups import ChannelGroup, Side
 
 GateGradients = Callable[[Sequence[ChannelGroup]], Sequence[Tensor]]
 """groups -> for each of them ∂L/∂z [images, width]."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from trainables.errors import InputError
-from trainables.pruning.groups import ChannelGroup, Side, TransposedConvolution
+from trainables.pruning.channels.groups import ChannelGroup, Side, TransposedConvolution
 from trainables.pruning.plan import Criterion
 
 Filters = tuple[tuple[Tensor, Tensor], ...]

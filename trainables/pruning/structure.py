@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainables.errors import InputError
-from trainables.pruning.groups import Side
+from trainables.pruning.channels.groups import Side
 
 
 @dataclass(frozen=True, kw_only=True)

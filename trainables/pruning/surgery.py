@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from trainables.errors import InfeasibleError, InputError
-from trainables.pruning.groups import (
+from trainables.pruning.channels.groups import (
     Convolution,
     Side,
     TransposedConvolution,

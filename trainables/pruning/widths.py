@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from trainables.errors import InfeasibleError
-from trainables.pruning.groups import ChannelGroup
+from trainables.pruning.channels.groups import ChannelGroup
 from trainables.pruning.plan import PruningPlan, Scope
 
 

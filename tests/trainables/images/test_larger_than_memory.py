@@ -26,7 +26,7 @@ TRAINING = """
 import os, sys, threading, time
 from pathlib import Path
 import torch
-from trainables.epochs import Epochs
+from trainables.batches.epochs import Epochs
 from trainables.images.augment import augment
 from trainables.images.store import open_store
 from trainables.images.tasks import TaskSource

@@ -2,18 +2,18 @@ import multiprocessing
 import os
 import resource
 import time
-from pathlib import Path
 
 import pytest
 import torch
 
+from tests.checkout import SHARED
 from trainables.errors import InputError
 from trainables.images import store
 from trainables.images.store import open_store
 from trainables.images.tasks import TaskSource, inspect
 
 TEN_EACH = [0, 1] * 10
-DATA = Path(__file__).parents[4] / "shared" / "data"
+DATA = SHARED / "data"
 
 
 @pytest.fixture

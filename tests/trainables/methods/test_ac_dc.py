@@ -6,23 +6,30 @@ from typing import Any
 
 import pytest
 import torch
-from method_contract import (
+
+from search_spaces.recipe import Recipe
+from tests.trainables.mechanisms.sparse_models import (
+    OPTIMIZERS,
+    PARAMS,
+    WEIGHTS,
+    drawn_recipes,
+    steps,
+    zeros,
+)
+from tests.trainables.methods.method_contract import (
     assert_exports,
     assert_plain_finetuning,
     assert_resumes,
     check,
     pretrained,
 )
-from recipes import make_recipe, make_trial, run
-from sparse_models import OPTIMIZERS, PARAMS, WEIGHTS, drawn_recipes, steps, zeros
-
-from search_spaces.recipe import Recipe
+from tests.trainables.recipes import make_recipe, make_trial, run
+from trainables.backbones.layers import backbone_weights
+from trainables.backbones.source import BackboneSource
 from trainables.errors import InputError
 from trainables.finetune import Finetuning
 from trainables.images.store import ImageStore
-from trainables.layers import backbone_weights
 from trainables.rungs import rung_levels
-from trainables.sources import BackboneSource
 
 SETTINGS: dict[str, Any] = {"sparsity": 0.9, "cycles": 2, "warm_up": 0.2, "finish": 0.3}
 ASKED = round(0.9 * WEIGHTS)
@@ -157,7 +164,7 @@ def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], compl
 def test_frozen_layers_and_a_model_without_weights_are_refused() -> None:
     with pytest.raises(InputError, match="ac_dc with trainable_depth=0.5 must be 1; decompressed"):
         check(recipe_of(trainable_depth=0.5))
-    source = BackboneSource(model="sparse_models:weightless")
+    source = BackboneSource(model="tests.trainables.mechanisms.sparse_models:weightless")
     with pytest.raises(InputError, match="Sequential has no convolution or linear layer below"):
         check(recipe_of(), source=source)
 

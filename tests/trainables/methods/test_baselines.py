@@ -4,7 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from method_contract import (
+from torch import nn
+
+from search_spaces.recipe import Recipe
+from tests.trainables.methods.method_contract import (
     assert_exports,
     assert_plain_finetuning,
     assert_resumes,
@@ -12,15 +15,12 @@ from method_contract import (
     check,
     pretrained,
 )
-from recipes import LEVELS, make_recipe, make_trial, run
-from torch import nn
-
-from search_spaces.recipe import Recipe
-from trainables import backbones
+from tests.trainables.recipes import LEVELS, make_recipe, make_trial, run
+from trainables.backbones import build as backbones
+from trainables.backbones.source import BackboneSource
 from trainables.errors import InputError
 from trainables.images.store import ImageStore
 from trainables.rungs import rung_levels
-from trainables.sources import BackboneSource
 
 DEPTH = {"full": 1.0, "linear_probe": 0.0, "norm_and_head": 1.0, "from_scratch": 1.0}
 DEPTHS = {**DEPTH, "last_stages": 0.5}

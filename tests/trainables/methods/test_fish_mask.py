@@ -8,8 +8,15 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from contexts import make_context
-from method_contract import (
+from optuna.samplers import RandomSampler
+from torch import nn
+
+from search_spaces.draws import draw
+from search_spaces.methods.fish_mask import fish_mask as space
+from search_spaces.problem import Problem
+from search_spaces.recipe import Optimizer, Recipe, Schedule
+from tests.trainables.contexts import make_context
+from tests.trainables.methods.method_contract import (
     assert_exports,
     assert_plain_finetuning,
     assert_resumes,
@@ -17,23 +24,16 @@ from method_contract import (
     check,
     pretrained,
 )
-from optuna.samplers import RandomSampler
-from recipes import LEVELS, make_recipe, make_trial, run
-from torch import nn
-
-from search_spaces.draws import draw
-from search_spaces.fish_mask import fish_mask as space
-from search_spaces.problem import Problem
-from search_spaces.recipe import Optimizer, Recipe, Schedule
-from trainables.anchors import AnchoredTransfer
-from trainables.compute import count_flops
+from tests.trainables.recipes import LEVELS, make_recipe, make_trial, run
+from trainables.backbones.layers import trained_batch_norms
+from trainables.backbones.source import BackboneSource
+from trainables.costs.flops import count_flops
 from trainables.errors import InfeasibleError, InputError
 from trainables.images.store import ImageStore
-from trainables.layers import trained_batch_norms
+from trainables.learning.optimizers import train_mode
+from trainables.mechanisms.anchors import AnchoredTransfer
 from trainables.methods import fish_mask
-from trainables.optimizers import train_mode
 from trainables.rungs import rung_levels
-from trainables.sources import BackboneSource
 
 HEAD = 96 * 4 + 4
 BACKBONE = 373_076 - HEAD

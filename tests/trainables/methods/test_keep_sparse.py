@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from method_contract import assert_exports, assert_plain_finetuning, assert_resumes, pretrained
-from recipes import LEVELS, SMALL, make_recipe, make_trial, run
-from sparse_models import (
+from torch import nn
+
+from search_spaces.recipe import Recipe
+from search_spaces.space import missing_condition
+from tests.trainables.mechanisms.sparse_models import (
     HEAD,
     OPTIMIZERS,
     PARAMS,
@@ -20,18 +22,21 @@ from sparse_models import (
     zeros,
     zeros_by_weight,
 )
-from torch import nn
-
-from search_spaces.recipe import Recipe
-from search_spaces.space import missing_condition
-from trainables import backbones
+from tests.trainables.methods.method_contract import (
+    assert_exports,
+    assert_plain_finetuning,
+    assert_resumes,
+    pretrained,
+)
+from tests.trainables.recipes import LEVELS, SMALL, make_recipe, make_trial, run
+from trainables.backbones import build as backbones
+from trainables.backbones.layers import backbone_weights
 from trainables.errors import InputError
 from trainables.images.store import ImageStore
-from trainables.layers import backbone_weights
+from trainables.mechanisms.sparsity import Scope, keep_largest
 from trainables.method import Conditions
 from trainables.methods import keep_sparse
 from trainables.rungs import rung_levels
-from trainables.sparsity import Scope, keep_largest
 
 HEAD_LEVELS = rung_levels(min_flops=2.38e8, max_flops=2.8e8, per_decade=120)
 ARRIVED = round(0.8 * WEIGHTS)

@@ -8,8 +8,15 @@ from typing import Any
 import pytest
 import timm
 import torch
-from budgets import FREE_LEVELS, LEVELS, optimized
-from method_contract import (
+from optuna.samplers import RandomSampler
+from torch import Tensor, nn
+
+from search_spaces.draws import draw
+from search_spaces.methods.lora import lora
+from search_spaces.problem import Problem
+from search_spaces.recipe import Optimizer, Recipe
+from tests.trainables.budgets import FREE_LEVELS, LEVELS, optimized
+from tests.trainables.methods.method_contract import (
     assert_exports,
     assert_plain_finetuning,
     assert_resumes,
@@ -17,21 +24,14 @@ from method_contract import (
     check,
     pretrained,
 )
-from optuna.samplers import RandomSampler
-from recipes import make_recipe, make_trial, run
-from torch import Tensor, nn
-
-from search_spaces.draws import draw
-from search_spaces.lora import lora
-from search_spaces.problem import Problem
-from search_spaces.recipe import Optimizer, Recipe
-from trainables.compute import count_flops
+from tests.trainables.recipes import make_recipe, make_trial, run
+from trainables.backbones.layers import backbone_weights
+from trainables.backbones.source import BackboneSource
+from trainables.costs.flops import count_flops
 from trainables.errors import InputError
 from trainables.images.store import ImageStore
-from trainables.layers import backbone_weights
 from trainables.method import Transfer
 from trainables.methods.lora import Lora, LowRankUpdate
-from trainables.sources import BackboneSource
 
 RANK = 2
 

@@ -5,16 +5,10 @@ from typing import Any
 
 import pytest
 import torch
-from contexts import make_context
-from method_contract import (
-    assert_exports,
-    assert_plain_finetuning,
-    assert_resumes,
-    check,
-    pretrained,
-)
-from recipes import LEVELS, SMALL, make_recipe, make_trial, run
-from sparse_models import (
+
+from search_spaces.recipe import Recipe
+from tests.trainables.contexts import make_context
+from tests.trainables.mechanisms.sparse_models import (
     HEAD,
     OPTIMIZERS,
     PARAMS,
@@ -24,16 +18,22 @@ from sparse_models import (
     zeros,
     zeros_by_weight,
 )
-
-from search_spaces.recipe import Recipe
-from trainables import backbones
-from trainables.compute import count_flops
+from tests.trainables.methods.method_contract import (
+    assert_exports,
+    assert_plain_finetuning,
+    assert_resumes,
+    check,
+    pretrained,
+)
+from tests.trainables.recipes import LEVELS, SMALL, make_recipe, make_trial, run
+from trainables.backbones import build as backbones
+from trainables.backbones.layers import backbone_weights
+from trainables.backbones.source import BackboneSource
+from trainables.costs.flops import count_flops
 from trainables.errors import InputError
 from trainables.images.store import ImageStore
-from trainables.layers import backbone_weights
 from trainables.methods import magnitude
 from trainables.rungs import rung_levels
-from trainables.sources import BackboneSource
 
 ONE_SHOT: dict[str, Any] = {"sparsity": 0.9}
 GRADUAL: dict[str, Any] = {"sparsity": 0.9, "sparsification": "gradual", "ramp": 0.75}
@@ -212,7 +212,7 @@ def test_gradual_pruning_of_frozen_layers_is_refused() -> None:
 
 
 def test_a_model_without_weights_to_mask_is_refused() -> None:
-    source = BackboneSource(model="sparse_models:weightless")
+    source = BackboneSource(model="tests.trainables.mechanisms.sparse_models:weightless")
     with pytest.raises(InputError, match="Sequential has no convolution or linear layer below"):
         check(recipe_of(ONE_SHOT), source=source)
 

@@ -6,39 +6,39 @@ from typing import Any
 
 import pytest
 import torch
-from contexts import make_context
-from method_contract import (
+from optuna.samplers import RandomSampler
+from torch import Tensor, nn
+
+from orchestrator.config import SweepConfig, validate
+from orchestrator.doctor import Examination
+from search_spaces.draws import check_space, draw
+from search_spaces.methods.pac_net import pac_net as space
+from search_spaces.problem import Problem
+from search_spaces.recipe import Optimizer, Recipe, Schedule
+from search_spaces.space import missing_condition
+from tests.trainables.contexts import make_context
+from tests.trainables.methods.method_contract import (
     assert_exports,
     assert_plain_finetuning,
     assert_resumes,
     check,
     pretrained,
 )
-from optuna.samplers import RandomSampler
-from recipes import LEVELS, SMALL, make_recipe, make_trial, run
-from torch import Tensor, nn
-
-from orchestrator.config import SweepConfig, validate
-from orchestrator.doctor import Examination
-from search_spaces.draws import check_space, draw
-from search_spaces.pac_net import pac_net as space
-from search_spaces.problem import Problem
-from search_spaces.recipe import Optimizer, Recipe, Schedule
-from search_spaces.space import missing_condition
-from trainables import backbones
-from trainables.compute import StepCost, count_flops
+from tests.trainables.recipes import LEVELS, SMALL, make_recipe, make_trial, run
+from trainables.backbones import build as backbones
+from trainables.backbones.layers import backbone_weights
+from trainables.backbones.source import BackboneSource
+from trainables.costs.flops import StepCost, count_flops
 from trainables.errors import InfeasibleError, InputError
 from trainables.finetune import Finetuning
 from trainables.images.store import ImageStore, open_store
 from trainables.images.tasks import TaskSource
-from trainables.layers import backbone_weights
 from trainables.measurement import Outcome
+from trainables.mechanisms.source_task import SourceTask
+from trainables.mechanisms.sparsity import Scope, keep_largest
 from trainables.method import Conditions, MethodContext, load_method
 from trainables.methods import pac_net
 from trainables.methods.pac_net import Calibration
-from trainables.source_task import SourceTask
-from trainables.sources import BackboneSource
-from trainables.sparsity import Scope, keep_largest
 
 SOURCE_CLASSES = 5
 OTHER_DIGITS = TaskSource(source="digits", classes=("5", "6", "7", "8", "9"), max_train_images=96)

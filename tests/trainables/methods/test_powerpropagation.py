@@ -5,31 +5,31 @@ from pathlib import Path
 
 import pytest
 import torch
-from method_contract import (
+from optuna.samplers import RandomSampler
+from torch import nn
+
+from search_spaces.draws import check_space, draw
+from search_spaces.methods.powerpropagation import powerpropagation
+from search_spaces.problem import Problem
+from search_spaces.recipe import Optimizer, Recipe, Schedule
+from tests.trainables.methods.method_contract import (
     assert_exports,
     assert_plain_finetuning,
     assert_resumes,
     check,
     pretrained,
 )
-from optuna.samplers import RandomSampler
-from recipes import LEVELS, SMALL, make_recipe, make_trial, run
-from torch import nn
-
-from search_spaces.draws import check_space, draw
-from search_spaces.powerpropagation import powerpropagation
-from search_spaces.problem import Problem
-from search_spaces.recipe import Optimizer, Recipe, Schedule
-from trainables import backbones
+from tests.trainables.recipes import LEVELS, SMALL, make_recipe, make_trial, run
+from trainables.backbones import build as backbones
+from trainables.backbones.layers import backbone_weights
+from trainables.backbones.source import BackboneSource
 from trainables.errors import InputError
 from trainables.images.store import ImageStore
-from trainables.layers import backbone_weights
 from trainables.measurement import Outcome
+from trainables.mechanisms.reparametrization import merge
 from trainables.method import Conditions, load_method
 from trainables.methods.powerpropagation import Power, Powerpropagation
-from trainables.reparametrization import merge
 from trainables.rungs import rung_levels
-from trainables.sources import BackboneSource
 
 AT_A_RUNG = 5 / 13
 """The trial of `LEVELS` takes 13 steps, and its rungs lie at 3, 5, 8 and 13."""

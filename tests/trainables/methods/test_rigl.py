@@ -6,26 +6,33 @@ from typing import Any
 
 import pytest
 import torch
-from method_contract import (
+from torch import Tensor
+
+from search_spaces.recipe import Recipe
+from tests.trainables.mechanisms.sparse_models import (
+    OPTIMIZERS,
+    PARAMS,
+    WEIGHTS,
+    drawn_recipes,
+    steps,
+    zeros,
+)
+from tests.trainables.methods.method_contract import (
     assert_exports,
     assert_plain_finetuning,
     assert_resumes,
     check,
     pretrained,
 )
-from recipes import LEVELS, make_recipe, make_trial, run
-from sparse_models import OPTIMIZERS, PARAMS, WEIGHTS, drawn_recipes, steps, zeros
-from torch import Tensor
-
-from search_spaces.recipe import Recipe
+from tests.trainables.recipes import LEVELS, make_recipe, make_trial, run
+from trainables.backbones.layers import backbone_weights
+from trainables.backbones.source import BackboneSource
 from trainables.errors import InputError
 from trainables.finetune import Finetuning
 from trainables.images.store import ImageStore
-from trainables.layers import backbone_weights
-from trainables.masks import MaskedTransfer
+from trainables.mechanisms.masks import MaskedTransfer
 from trainables.methods.rigl import RigL
 from trainables.rungs import rung_levels
-from trainables.sources import BackboneSource
 
 SETTINGS: dict[str, Any] = {"sparsity": 0.8, "update_fraction": 0.4, "updates": 4}
 ASKED = round(0.8 * WEIGHTS)
@@ -194,7 +201,7 @@ def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], compl
 def test_frozen_layers_and_a_model_without_weights_are_refused() -> None:
     with pytest.raises(InputError, match="rigl with trainable_depth=0 must be 1; connections"):
         check(recipe_of(trainable_depth=0.0))
-    source = BackboneSource(model="sparse_models:weightless")
+    source = BackboneSource(model="tests.trainables.mechanisms.sparse_models:weightless")
     with pytest.raises(InputError, match="Sequential has no convolution or linear layer below"):
         check(recipe_of(), source=source)
 

@@ -6,32 +6,32 @@ from typing import Any
 
 import pytest
 import torch
-from method_contract import (
+from optuna.samplers import RandomSampler
+from torch import nn
+
+from search_spaces.draws import check_space, draw
+from search_spaces.methods.str import str as space
+from search_spaces.problem import Problem
+from search_spaces.recipe import Optimizer, Recipe, Schedule
+from tests.trainables.methods.method_contract import (
     assert_exports,
     assert_plain_finetuning,
     assert_resumes,
     check,
     pretrained,
 )
-from optuna.samplers import RandomSampler
-from recipes import LEVELS, SMALL, make_recipe, make_trial, run
-from torch import nn
-
-from search_spaces.draws import check_space, draw
-from search_spaces.problem import Problem
-from search_spaces.recipe import Optimizer, Recipe, Schedule
-from search_spaces.str import str as space
-from trainables import backbones
+from tests.trainables.recipes import LEVELS, SMALL, make_recipe, make_trial, run
+from trainables.backbones import build as backbones
+from trainables.backbones.layers import backbone_weights
+from trainables.backbones.source import BackboneSource
 from trainables.errors import InputError
 from trainables.finetune import Finetuning
 from trainables.images.store import ImageStore
-from trainables.layers import backbone_weights
 from trainables.measurement import Outcome
+from trainables.mechanisms.reparametrization import merge, parametrizations
 from trainables.method import Conditions, load_method
 from trainables.methods.str import COUNT_PERIOD, SoftThreshold
-from trainables.reparametrization import merge, parametrizations
 from trainables.rungs import rung_levels
-from trainables.sources import BackboneSource
 
 PROBLEM = Problem(rungs=LEVELS, native_resolution=16, train_images=96, classes=4)
 LONGER = rung_levels(min_flops=5e8, max_flops=1.3e9, per_decade=5)

@@ -6,27 +6,27 @@ from typing import Any
 
 import pytest
 import torch
-from budgets import LEVELS, assert_keeps_to_budget, optimized
-from method_contract import (
+from optuna.samplers import RandomSampler
+from torch import nn
+
+from search_spaces.draws import draw
+from search_spaces.methods.taps import taps
+from search_spaces.problem import Problem
+from search_spaces.recipe import Optimizer, Recipe
+from tests.trainables.budgets import LEVELS, assert_keeps_to_budget, optimized
+from tests.trainables.methods.method_contract import (
     assert_exports,
     assert_plain_finetuning,
     changed,
     check,
     pretrained,
 )
-from optuna.samplers import RandomSampler
-from recipes import make_recipe, make_trial, run
-from torch import nn
-
-from search_spaces.draws import draw
-from search_spaces.problem import Problem
-from search_spaces.recipe import Optimizer, Recipe
-from search_spaces.taps import taps
+from tests.trainables.recipes import make_recipe, make_trial, run
+from trainables.backbones.layers import backbone_weights
+from trainables.backbones.source import BackboneSource
 from trainables.errors import InputError
 from trainables.images.store import ImageStore
-from trainables.layers import backbone_weights
 from trainables.methods.taps import CHOOSING, WARM_UP, Taps
-from trainables.sources import BackboneSource
 
 BUDGET = 0.3
 

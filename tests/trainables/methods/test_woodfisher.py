@@ -9,33 +9,33 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from contexts import make_context
-from method_contract import (
+from optuna.samplers import RandomSampler
+from torch import Tensor, nn
+
+from search_spaces.draws import draw
+from search_spaces.methods.woodfisher import woodfisher as space
+from search_spaces.problem import Problem
+from search_spaces.recipe import Optimizer, Recipe, Schedule
+from tests.trainables.contexts import make_context
+from tests.trainables.methods.method_contract import (
     assert_exports,
     assert_plain_finetuning,
     assert_resumes,
     check,
     pretrained,
 )
-from optuna.samplers import RandomSampler
-from recipes import LEVELS, SMALL, make_recipe, make_trial, run
-from torch import Tensor, nn
-
-from search_spaces.draws import draw
-from search_spaces.problem import Problem
-from search_spaces.recipe import Optimizer, Recipe, Schedule
-from search_spaces.woodfisher import woodfisher as space
-from trainables.backbones import normalisation
-from trainables.compute import count_flops
+from tests.trainables.recipes import LEVELS, SMALL, make_recipe, make_trial, run
+from trainables.backbones.build import normalisation
+from trainables.backbones.layers import backbone_weights
+from trainables.backbones.source import BackboneSource
+from trainables.costs.flops import count_flops
 from trainables.errors import InfeasibleError, InputError
 from trainables.images.augment import prepare as normalised
 from trainables.images.store import ImageStore
-from trainables.layers import backbone_weights
-from trainables.masks import apply_masks
+from trainables.mechanisms.masks import apply_masks
+from trainables.mechanisms.sparsity import Scope, keep_largest
 from trainables.methods import woodfisher
 from trainables.rungs import rung_levels
-from trainables.sources import BackboneSource
-from trainables.sparsity import Scope, keep_largest
 
 SETTINGS: dict[str, Any] = {
     "sparsity": 0.9,

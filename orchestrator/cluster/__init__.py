@@ -1,0 +1,1 @@
+"""Where trials run: Ray, and what each trial takes of it."""

@@ -1,0 +1,322 @@
+"""The ledger: what the sweep knows, folded from the journal's events.
+
+One writer, the driver. Everything else (scheduler, sampler, tracker, table, progress) reads it.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any
+
+from analysis.frontier import Frontier, FrontierPoint
+from orchestrator.store.journal import Journal
+from search_spaces.recipe import Recipe
+from trainables.measurement import Measurement
+
+
+class TrialState(StrEnum):
+    """Where a trial stands."""
+
+    RUNNING = "running"
+    """Suggested and not finished; after a driver's death it goes on from its last rung."""
+    COMPLETE = "complete"
+    """Spent the compute it aimed at."""
+    HALVED = "halved"
+    """Stopped at a rung because others were better at equal compute."""
+    INFEASIBLE = "infeasible"
+    """Its recipe cannot be realised."""
+    DIVERGED = "diverged"
+    """Its loss stopped being finite, or its error stayed at chance where others learnt."""
+    FAILED = "failed"
+    """Raised or was lost more often than it may be retried."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialRecord:
+    """Everything known of one trial."""
+
+    trial_id: str
+    """Unique within the sweep: its number and its recipe's id."""
+    number: int
+    """Order of suggestion, from 0."""
+    recipe: Recipe
+    seed: int
+    """Derived from (sweep seed, number)."""
+    state: TrialState = TrialState.RUNNING
+    reason: str | None = None
+    """Why it is infeasible, diverged, failed or halved."""
+    attempt: int = 0
+    """How often it was restarted after a failure or a driver's death."""
+    measurements: tuple[Measurement, ...] = ()
+    """Its curve: one measurement a rung, in order of compute."""
+    executed_flops: float = 0.0
+    """Training FLOPs the sweep paid for it, repeats included."""
+    suggested_at: float
+    """Unix seconds."""
+    finished_at: float | None = None
+    params: Mapping[str, Any] = field(default_factory=dict)
+    """The sampler's parameters that gave the recipe."""
+    distributions: Mapping[str, str] = field(default_factory=dict)
+    """Their distributions, as JSON."""
+
+    @property
+    def finished(self) -> bool:
+        return self.state is not TrialState.RUNNING
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What the driver knows of a measurement beside the trial's own words."""
+
+    attempt: int
+    sweep_flops: float
+    """Training FLOPs the sweep had executed by then, this measurement's included."""
+    measured_at: float
+    """Unix seconds."""
+
+
+class Ledger:
+    """The sweep's state. Every change is in the journal before it is here.
+
+    Reading is safe from any thread; only the driver's thread changes it.
+    """
+
+    def __init__(self, journal: Journal, *, clock: Callable[[], float] = time.time) -> None:
+        self._journal = journal
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._trials: dict[str, TrialRecord] = {}
+        self._readings: dict[tuple[str, int], Reading] = {}
+        self._errors_at: dict[int, dict[str, float]] = {}
+        self._sweep_flops = 0.0
+        self._frontier = Frontier()
+        self._elapsed_before, self._session = 0.0, (0.0, 0.0)
+        self._sweep_id: str | None = None
+        self._revision = 0
+        for event in journal.events():
+            self._apply(event)
+
+    @property
+    def sweep_id(self) -> str | None:
+        """None before the sweep was first opened."""
+        return self._sweep_id
+
+    @property
+    def revision(self) -> int:
+        """Grows with every event; equal revisions mean equal state."""
+        return self._revision
+
+    @property
+    def sweep_flops(self) -> float:
+        """Training FLOPs executed by all trials, stopped, failed and repeated ones included."""
+        return self._sweep_flops
+
+    @property
+    def frontier(self) -> Frontier:
+        """The non-dominated measurements so far."""
+        return self._frontier
+
+    @property
+    def elapsed_seconds(self) -> float:
+        """Wall time of the sweep over all its drivers, up to the last event."""
+        return self._elapsed_before + self._session[1] - self._session[0]
+
+    def trials(self) -> tuple[TrialRecord, ...]:
+        """All trials in order of suggestion."""
+        with self._lock:
+            return tuple(self._trials.values())
+
+    def trial(self, trial_id: str) -> TrialRecord:
+        return self._trials[trial_id]
+
+    def errors_at(self, rung: int) -> Mapping[str, float]:
+        """Validation error by trial id of all trials measured at `rung`."""
+        return self._errors_at.get(rung, {})
+
+    def trials_and_frontier(self) -> tuple[tuple[TrialRecord, ...], Frontier]:
+        """Both as of one moment."""
+        with self._lock:
+            return tuple(self._trials.values()), self._frontier
+
+    def readings(self) -> tuple[tuple[TrialRecord, Measurement, Reading], ...]:
+        """Every measurement with its trial and the driver's reading of it."""
+        with self._lock:
+            return tuple(
+                (trial, measurement, self._readings[trial.trial_id, measurement.rung])
+                for trial in self._trials.values()
+                for measurement in trial.measurements
+            )
+
+    def open(self, *, sweep_id: str) -> None:
+        """A driver begins, or goes on with, the sweep."""
+        self._record({"event": "opened", "sweep_id": sweep_id})
+
+    def suggested(self, trial: TrialRecord) -> None:
+        """A recipe is drawn; from here on it is run until it is finished."""
+        self._record(
+            {
+                "event": "suggested",
+                "trial_id": trial.trial_id,
+                "number": trial.number,
+                "recipe": trial.recipe.to_dict(),
+                "seed": trial.seed,
+                "params": dict(trial.params),
+                "distributions": dict(trial.distributions),
+            }
+        )
+
+    def restarted(self, trial_id: str, *, reason: str) -> None:
+        """A trial is set up again after a failure or after a driver's death."""
+        self._record({"event": "restarted", "trial_id": trial_id, "reason": reason})
+
+    def measured(
+        self,
+        trial_id: str,
+        measurement: Measurement,
+        *,
+        set_up_at: float | None = None,
+        reported_at: float | None = None,
+    ) -> None:
+        """A trial reports a rung. One that is known already changes nothing and costs nothing.
+
+        When this attempt's set-up began and when its report was sent, in Unix seconds by the
+        worker's clock, are kept in the journal only: they tell where time went between trials.
+        """
+        if (trial_id, measurement.rung) not in self._readings:
+            self._record(
+                {
+                    "event": "measured",
+                    "trial_id": trial_id,
+                    "measurement": measurement.to_dict(),
+                    "set_up_at": set_up_at,
+                    "reported_at": reported_at,
+                }
+            )
+
+    def finished(
+        self,
+        trial_id: str,
+        state: TrialState,
+        *,
+        reason: str | None = None,
+        unmeasured_flops: float = 0.0,
+    ) -> None:
+        """A trial is over; `unmeasured_flops` is what it executed after its last measurement."""
+        self._record(
+            {
+                "event": "finished",
+                "trial_id": trial_id,
+                "state": state.value,
+                "reason": reason,
+                "unmeasured_flops": unmeasured_flops,
+            }
+        )
+
+    def tested(self, trial_id: str, rung: int, *, test_error: float) -> None:
+        """A frontier point was measured on the test split."""
+        self._record(
+            {"event": "tested", "trial_id": trial_id, "rung": rung, "test_error": test_error}
+        )
+
+    def _record(self, event: dict[str, Any]) -> None:
+        event["time"] = self._clock()
+        self._journal.append(event)
+        self._apply(event)
+
+    def _apply(self, event: Mapping[str, Any]) -> None:
+        with self._lock:
+            _FOLDS[event["event"]](self, event)
+            if event["event"] != "opened":
+                self._session = (self._session[0], event["time"])
+            self._revision += 1
+
+    def _fold_opened(self, event: Mapping[str, Any]) -> None:
+        self._elapsed_before = self.elapsed_seconds
+        self._session = (event["time"], event["time"])
+        self._sweep_id = event["sweep_id"]
+
+    def _fold_suggested(self, event: Mapping[str, Any]) -> None:
+        self._trials[event["trial_id"]] = TrialRecord(
+            trial_id=event["trial_id"],
+            number=event["number"],
+            recipe=Recipe.from_dict(event["recipe"]),
+            seed=event["seed"],
+            params=event["params"],
+            distributions=event["distributions"],
+            suggested_at=event["time"],
+        )
+
+    def _fold_restarted(self, event: Mapping[str, Any]) -> None:
+        trial = self._trials[event["trial_id"]]
+        self._trials[trial.trial_id] = replace(trial, attempt=trial.attempt + 1)
+
+    def _fold_measured(self, event: Mapping[str, Any]) -> None:
+        trial = self._trials[event["trial_id"]]
+        measurement = Measurement.from_dict(event["measurement"])
+        self._sweep_flops += measurement.executed_flops
+        self._readings[trial.trial_id, measurement.rung] = Reading(
+            attempt=trial.attempt, sweep_flops=self._sweep_flops, measured_at=event["time"]
+        )
+        curve = sorted((*trial.measurements, measurement), key=lambda m: m.rung)
+        trial = replace(
+            trial,
+            measurements=tuple(curve),
+            executed_flops=trial.executed_flops + measurement.executed_flops,
+        )
+        self._trials[trial.trial_id] = trial
+        self._errors_at.setdefault(measurement.rung, {})[trial.trial_id] = measurement.val_error
+        self._frontier = self._frontier.merge([_point(trial, measurement)])
+
+    def _fold_finished(self, event: Mapping[str, Any]) -> None:
+        trial = self._trials[event["trial_id"]]
+        self._sweep_flops += event["unmeasured_flops"]
+        self._trials[trial.trial_id] = replace(
+            trial,
+            state=TrialState(event["state"]),
+            reason=event["reason"],
+            finished_at=event["time"],
+            executed_flops=trial.executed_flops + event["unmeasured_flops"],
+        )
+
+    def _fold_tested(self, event: Mapping[str, Any]) -> None:
+        trial = self._trials[event["trial_id"]]
+        curve = tuple(
+            replace(m, test_error=event["test_error"]) if m.rung == event["rung"] else m
+            for m in trial.measurements
+        )
+        self._trials[trial.trial_id] = replace(trial, measurements=curve)
+        self._frontier = Frontier(
+            tuple(
+                replace(point, test_error=event["test_error"])
+                if (point.trial_id, point.rung) == (event["trial_id"], event["rung"])
+                else point
+                for point in self._frontier.points
+            )
+        )
+
+
+_FOLDS: dict[str, Callable[[Ledger, Mapping[str, Any]], None]] = {
+    "opened": Ledger._fold_opened,
+    "suggested": Ledger._fold_suggested,
+    "restarted": Ledger._fold_restarted,
+    "measured": Ledger._fold_measured,
+    "finished": Ledger._fold_finished,
+    "tested": Ledger._fold_tested,
+}
+
+
+def _point(trial: TrialRecord, measurement: Measurement) -> FrontierPoint:
+    return FrontierPoint(
+        trial_id=trial.trial_id,
+        number=trial.number,
+        rung=measurement.rung,
+        train_flops=measurement.train_flops,
+        val_error=measurement.val_error,
+        test_error=measurement.test_error,
+        inference_flops=measurement.inference_flops,
+        params=measurement.params,
+        updated_params=measurement.updated_params,
+        recipe=trial.recipe.flat(),
+    )

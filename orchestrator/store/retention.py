@@ -1,0 +1,80 @@
+"""Which checkpoints are kept: those that the frontier and the running trials need."""
+
+import re
+
+from pyarrow import fs
+
+from orchestrator.store.ledger import Ledger
+from trainables.checkpoints import STATE, checkpoint_folder
+
+_RUNG = re.compile(r"rung-(\d+)")
+
+
+class CheckpointKeeper:
+    """Removes checkpoints as soon as nobody needs them.
+
+    A dominated measurement stays dominated, so what left the frontier is never wanted back. What
+    cannot be removed now is tried again later: it costs room, and no trial its life. Folders of
+    trials that the ledger does not know are left alone.
+    """
+
+    def __init__(self, ledger: Ledger, trials_uri: str) -> None:
+        self._ledger = ledger
+        self._filesystem, self._folder = fs.FileSystem.from_uri(trials_uri)
+        self._present: dict[str, set[int]] = {}
+        """Rungs by trial id, for every trial that has a folder."""
+        self._torn: set[tuple[str, int]] = set()
+        """Those of them that a writer who died has begun: nobody reads them."""
+        self._list()
+
+    def measured(self, trial_id: str, rung: int) -> None:
+        """A trial has written the checkpoint of a rung."""
+        self._present.setdefault(trial_id, set()).add(rung)
+        self._torn.discard((trial_id, rung))
+
+    def tidy(self) -> None:
+        """Removes what neither the frontier nor an unfinished trial needs.
+
+        A finished trial that keeps no checkpoint loses its folder too.
+        """
+        frontier = {(point.trial_id, point.rung) for point in self._ledger.frontier.points}
+        for trial_id, rungs in list(self._present.items()):
+            folder = f"{self._folder}/{trial_id}"
+            finished = self._ledger.trial(trial_id).finished
+            needed = {rung for rung in rungs if (trial_id, rung) in frontier}
+            if not finished:
+                needed |= self._newest(trial_id)
+            if finished and not needed:
+                if self._remove(folder):
+                    del self._present[trial_id]
+                continue
+            rungs -= {r for r in rungs - needed if self._remove(checkpoint_folder(folder, r))}
+
+    def _newest(self, trial_id: str) -> set[int]:
+        """The rung to go on from, be it one that was not yet reported when the driver died."""
+        whole = {rung for rung in self._present[trial_id] if (trial_id, rung) not in self._torn}
+        return {max(whole)} if whole else set()
+
+    def _remove(self, folder: str) -> bool:
+        """Whether the folder is gone now."""
+        try:
+            if self._filesystem.get_file_info(folder).type is not fs.FileType.NotFound:
+                self._filesystem.delete_dir(folder)
+        except OSError:
+            return False
+        return True
+
+    def _list(self) -> None:
+        selector = fs.FileSelector(self._folder, recursive=True, allow_not_found=True)
+        paths = {info.path for info in self._filesystem.get_file_info(selector)}
+        known = {trial.trial_id for trial in self._ledger.trials()}
+        for path in paths:
+            trial_id, _, inside = path.removeprefix(f"{self._folder}/").partition("/")
+            if trial_id not in known:
+                continue
+            rungs = self._present.setdefault(trial_id, set())
+            if match := _RUNG.fullmatch(inside):
+                rung = int(match[1])
+                rungs.add(rung)
+                if f"{path}/{STATE}" not in paths:
+                    self._torn.add((trial_id, rung))

@@ -1,0 +1,109 @@
+"""Keeps the Parquet tables equal to the ledger, beside the sweep and never in its way."""
+
+import logging
+import threading
+import time
+from typing import Any
+
+from pyarrow import fs
+
+from analysis.table import write_measurements, write_trials
+from orchestrator.store.ledger import Ledger
+
+_log = logging.getLogger(__name__)
+
+MIN_PERIOD_SECONDS = 3.0
+"""Least time between two writes."""
+MAX_SHARE = 0.05
+"""Largest share of one thread's time that writing may take, however long the tables get."""
+
+
+class TableWriter:
+    """Writes the measurement table and the trial table whole whenever the ledger has changed.
+
+    The tables are views of the journal, so a crash can make them late but never wrong: the next
+    start writes them again. A store that is away delays them likewise.
+    """
+
+    def __init__(self, ledger: Ledger, storage: fs.FileSystem) -> None:
+        self._ledger = ledger
+        self._storage = storage
+        self._written = 0
+        self._writing = threading.Lock()
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="table-writer", daemon=True)
+
+    def start(self) -> None:
+        """Begins to write from a thread of its own."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Ends the thread and writes the last state. Raises `OSError` if that cannot be written."""
+        self._closing.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        self.write()
+
+    def write(self) -> None:
+        """Writes the tables now if they are behind the ledger. Raises `OSError` if it cannot."""
+        with self._writing:  # two writers would share a temporary file
+            revision = self._ledger.revision
+            if revision == self._written:
+                return
+            metadata = {"prunetune.sweep_id": self._ledger.sweep_id or ""}
+            write_measurements(self._measurements(), self._storage, metadata=metadata)
+            write_trials(self._trials(), self._storage, metadata=metadata)
+            self._written = revision
+
+    def _work(self) -> None:
+        pause = MIN_PERIOD_SECONDS
+        while not self._closing.wait(pause):
+            started = time.perf_counter()
+            try:
+                self.write()
+            except OSError as error:  # a disk or a store that is away for a while
+                _log.warning("The tables cannot be written now (%s); it is tried again.", error)
+                pause = 10 * MIN_PERIOD_SECONDS
+                continue
+            pause = max(MIN_PERIOD_SECONDS, (time.perf_counter() - started) / MAX_SHARE)
+
+    def _measurements(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "sweep_id": self._ledger.sweep_id,
+                "trial_id": trial.trial_id,
+                "number": trial.number,
+                "attempt": reading.attempt,
+                **measurement.to_dict(),
+                "sweep_flops": reading.sweep_flops,
+                "measured_at": reading.measured_at,
+                "trial_state": trial.state.value,
+                "recipe_id": trial.recipe.recipe_id,
+                "seed": trial.seed,
+                "method": trial.recipe.method,
+                **_recipe_columns(trial.recipe.flat()),
+            }
+            for trial, measurement, reading in self._ledger.readings()
+        ]
+
+    def _trials(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "trial_id": trial.trial_id,
+                "number": trial.number,
+                "state": trial.state.value,
+                "reason": trial.reason,
+                "attempt": trial.attempt,
+                "executed_flops": trial.executed_flops,
+                "seed": trial.seed,
+                "suggested_at": trial.suggested_at,
+                "finished_at": trial.finished_at,
+                "recipe_id": trial.recipe.recipe_id,
+                **_recipe_columns(trial.recipe.flat()),
+            }
+            for trial in self._ledger.trials()
+        ]
+
+
+def _recipe_columns(recipe: dict[str, Any]) -> dict[str, Any]:
+    return {f"recipe.{name}": value for name, value in recipe.items()}

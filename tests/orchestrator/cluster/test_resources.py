@@ -1,0 +1,40 @@
+"""Where trials run and images are kept."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from orchestrator.cluster.resources import concurrent_trials, connect, image_cache
+from orchestrator.config import ResourcesConfig
+from trainables.errors import InputError
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "ray://127.0.0.1:9", "ray://[::1]:9"])
+def test_a_cluster_that_is_not_there_is_named_at_once(address: str) -> None:
+    began = time.monotonic()
+    with pytest.raises(InputError, match="No Ray cluster can be reached at") as caught:
+        connect(address)
+    assert address in str(caught.value)
+    assert time.monotonic() - began < 5  # Ray itself would try for ten minutes
+
+
+def test_an_address_that_is_none_is_named() -> None:
+    with pytest.raises(InputError, match="'nonsense'"):
+        connect("nonsense")
+
+
+def test_the_environments_address_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    with pytest.raises(InputError, match="'127.0.0.1:9'"):
+        connect(None)
+
+
+def test_the_config_says_how_many_trials_run_side_by_side() -> None:
+    assert concurrent_trials(ResourcesConfig(concurrent=7)) == 7
+
+
+def test_the_image_cache_is_the_configs_or_ones_own(tmp_path: Path) -> None:
+    assert image_cache(str(tmp_path)) == tmp_path
+    assert image_cache("~/images") == Path.home() / "images"
+    assert image_cache(None).is_absolute()

@@ -1,0 +1,621 @@
+"""The driver keeps its budget, loses nothing, and decides alike whatever happens around it."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from math import inf
+from pathlib import Path
+from random import Random
+from tempfile import TemporaryDirectory
+
+import optuna
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from optuna.trial import TrialState as StudyState
+
+from orchestrator.search.chance import Chance
+from orchestrator.search.driver import HOPELESS_FAILURES, Budget, Driver, Idle
+from orchestrator.search.halving import Decision, Halving
+from orchestrator.search.sampler import FrontierSampler
+from orchestrator.store.journal import Journal
+from orchestrator.store.ledger import Ledger, TrialRecord, TrialState
+from orchestrator.store.retention import CheckpointKeeper
+from search_spaces.methods.filter_pruning import filter_pruning
+from search_spaces.problem import Problem
+from search_spaces.recipe import Recipe
+from tests.orchestrator.fake_trials import LEVELS, Clock, disk, measurement
+from trainables.measurement import Measurement, Outcome
+
+PROBLEM = Problem(rungs=LEVELS, native_resolution=32, train_images=50_000, classes=10)
+FEW = {
+    "scope": "layer",
+    "optimizer": "sgd",
+    "schedule": "cosine",
+    "weight_decay": 1e-4,
+    "batch_size": 32,
+    "label_smoothing": 0.0,
+    "layer_decay": 1.0,
+    "trainable_depth": 1.0,
+    "resolution": 32,
+    "augmentation": 0.0,
+    "mixing": "none",
+}
+"""Leaves few parameters to search, which is faster."""
+
+NO_LUCK = Chance(images=1000, most_common=1, min_peers=1)
+"""So many classes that whatever a trial measures is better than guessing."""
+
+
+def error_of(recipe: Recipe, rung: int) -> float:
+    """A task that likes a ratio of 0.4 and compute."""
+    miss = (float(recipe.settings["pruning_ratio"]) - 0.4) ** 2 + abs(recipe.learning_rate - 0.02)
+    return min(1.0, 0.1 + miss + 0.2 / (1 + rung))
+
+
+def last_rung(recipe: Recipe) -> int:
+    return LEVELS.index(recipe.target_flops)
+
+
+class Sweep:
+    """A sweep whose trials are numbers: one driver after another over the same folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.clock = Clock()
+
+    def driver(
+        self,
+        *,
+        budget: Budget,
+        halving: Halving | None = None,
+        generation: int | None = None,
+        max_failures: int = 0,
+        chance: Chance = NO_LUCK,
+        startup_trials: int = 100,
+        seed: int = 0,
+    ) -> Driver:
+        """What a new process starts: everything is read back from the folder."""
+        self.journal = Journal(disk(self.folder), "journal")
+        self.ledger = Ledger(self.journal, clock=self.clock)
+        self.ledger.open(sweep_id="sweep")
+        sampler = FrontierSampler(
+            study_path=self.folder / "optuna.journal",
+            sweep_id="sweep",
+            space=filter_pruning,
+            ranges=FEW,
+            problem=PROBLEM,
+            seed=seed,
+            startup_trials=startup_trials,
+        )
+        sampler.reconcile(self.ledger.trials())
+        self.study = sampler._study
+        return Driver(
+            ledger=self.ledger,
+            sampler=sampler,
+            chance=chance,
+            halving=halving,
+            keeper=CheckpointKeeper(self.ledger, (self.folder / "trials").as_uri()),
+            budget=budget,
+            levels=LEVELS,
+            seed=seed,
+            generation=generation,
+            max_failures=max_failures,
+            clock=self.clock,
+        )
+
+    def die(self) -> None:
+        """The driver is gone; what it had written stays."""
+        self.journal.close()
+
+    def recipes(self) -> list[Recipe]:
+        return [trial.recipe for trial in self.ledger.trials()]
+
+
+@dataclass
+class Slots:
+    """Runs trials side by side and lets chance say who reports first."""
+
+    driver: Driver
+    random: Random = field(default_factory=lambda: Random(0))
+    concurrent: int = 3
+    error_of: Callable[[Recipe, int], float] = error_of
+    running: dict[str, tuple[TrialRecord, int]] = field(default_factory=dict)
+    """Trial and the rung it reports next."""
+    served: list[str] = field(default_factory=list)
+
+    def run(self, *, reports: float = inf) -> None:
+        """Until the budget is spent, or so many reports were made."""
+        while reports > 0:
+            idle = self._fill()
+            if not self.running:
+                assert idle is Idle.FINISHED  # to wait for nobody would be to wait for ever
+                return
+            self._step()
+            reports -= 1
+
+    def _fill(self) -> Idle | None:
+        while len(self.running) < self.concurrent:
+            trial = self.driver.next_trial()
+            if isinstance(trial, Idle):
+                return trial
+            self.served.append(trial.trial_id)
+            # a trial that goes on reports its newest rung once more, as the trainable does
+            newest = trial.measurements[-1].rung if trial.measurements else 0
+            self.running[trial.trial_id] = (trial, newest)
+        return None
+
+    def _step(self) -> None:
+        trial_id = self.random.choice(sorted(self.running))
+        trial, rung = self.running[trial_id]
+        over = rung == last_rung(trial.recipe)
+        decision = self.driver.report(
+            trial_id,
+            outcome=Outcome.COMPLETE if over else Outcome.RUNNING,
+            measurement=measured(rung, self.error_of(trial.recipe, rung)),
+        )
+        self.running[trial_id] = (trial, rung + 1)
+        if over:
+            assert decision is Decision.STOP
+        if decision is Decision.STOP:
+            del self.running[trial_id]
+
+
+def measured(rung: int, error: float) -> Measurement:
+    """A little below the level, as whole steps come out."""
+    share = 0.97
+    before = LEVELS[rung - 1] * share if rung else 0.0
+    return measurement(
+        rung,
+        error,
+        train_flops=LEVELS[rung] * share,
+        executed_flops=LEVELS[rung] * share - before,
+    )
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Iterator[Sweep]:
+    sweep = Sweep(tmp_path)
+    yield sweep
+    sweep.die()
+
+
+def served(driver: Driver) -> TrialRecord:
+    trial = driver.next_trial()
+    assert isinstance(trial, TrialRecord)
+    return trial
+
+
+def report(driver: Driver, trial: TrialRecord, rung: int = 0, error: float = 0.5) -> Decision:
+    over = rung == last_rung(trial.recipe)
+    return driver.report(
+        trial.trial_id,
+        outcome=Outcome.COMPLETE if over else Outcome.RUNNING,
+        measurement=measured(rung, error),
+    )
+
+
+# budgets
+
+
+def test_a_budget_of_trials_is_spent_exactly(sweep: Sweep) -> None:
+    Slots(sweep.driver(budget=Budget(trials=7))).run()
+    trials = sweep.ledger.trials()
+    assert [trial.number for trial in trials] == list(range(7))
+    assert all(trial.state is TrialState.COMPLETE for trial in trials)
+    assert len({trial.seed for trial in trials}) == 7
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    budget=st.floats(5e8, 6e10),
+    concurrent=st.integers(1, 4),
+    seed=st.integers(0, 10_000),
+    generation=st.sampled_from([None, 3]),
+    halved=st.booleans(),
+)
+def test_a_budget_of_compute_is_never_exceeded_and_never_left_unused(
+    budget: float,
+    concurrent: int,
+    seed: int,
+    generation: int | None,
+    halved: bool,
+) -> None:
+    with TemporaryDirectory() as folder:
+        sweep = Sweep(Path(folder))
+        driver = sweep.driver(
+            budget=Budget(sweep_flops=budget, trials=40),
+            seed=seed,
+            generation=generation,
+            halving=Halving(reduction_factor=2, min_peers=2) if halved else None,
+        )
+        Slots(driver, random=Random(seed), concurrent=concurrent).run()
+        sweep.die()
+    assert sweep.ledger.sweep_flops <= budget
+    assert all(trial.finished for trial in sweep.ledger.trials())
+    if len(sweep.ledger.trials()) < 40:
+        assert budget - sweep.ledger.sweep_flops < LEVELS[0]
+
+
+def test_wall_time_pauses_running_trials_and_leaves_them_unfinished(sweep: Sweep) -> None:
+    driver = sweep.driver(budget=Budget(wall_seconds=60))
+    trials = [served(driver) for _ in range(4)]
+    long = next(trial for trial in trials if last_rung(trial.recipe) > 0)
+    sweep.clock.now += 61
+    assert report(driver, long) is Decision.STOP
+    assert driver.next_trial() is Idle.FINISHED
+    assert not sweep.ledger.trial(long.trial_id).finished
+    sweep.die()
+
+    driver = sweep.driver(budget=Budget(wall_seconds=60))  # the same command: the time is spent
+    assert driver.next_trial() is Idle.FINISHED
+    sweep.die()
+
+    driver = sweep.driver(budget=Budget(wall_seconds=120, trials=4))
+    Slots(driver).run()
+    assert all(trial.state is TrialState.COMPLETE for trial in sweep.ledger.trials())
+    assert len(sweep.ledger.trials()) == 4
+
+
+def test_wall_time_between_two_drivers_does_not_count(sweep: Sweep) -> None:
+    driver = sweep.driver(budget=Budget(wall_seconds=60))
+    sweep.clock.now += 50
+    served(driver)
+    sweep.die()
+    sweep.clock.now += 10_000
+    driver = sweep.driver(budget=Budget(wall_seconds=60))
+    sweep.clock.now += 5
+    assert not driver.out_of_time
+    sweep.clock.now += 5
+    assert driver.out_of_time
+
+
+def test_a_trial_that_completes_when_time_is_up_is_complete(sweep: Sweep) -> None:
+    driver = sweep.driver(budget=Budget(wall_seconds=60))
+    trial = served(driver)
+    sweep.clock.now += 61
+    report(driver, trial, rung=last_rung(trial.recipe))
+    assert sweep.ledger.trial(trial.trial_id).state is TrialState.COMPLETE
+
+
+def test_a_budget_too_small_for_anything_runs_nothing(sweep: Sweep) -> None:
+    driver = sweep.driver(budget=Budget(sweep_flops=LEVELS[0] / 2))
+    assert driver.next_trial() is Idle.FINISHED
+    assert sweep.ledger.trials() == ()
+
+
+def test_compute_that_a_stopped_trial_leaves_is_waited_for(sweep: Sweep) -> None:
+    driver = sweep.driver(budget=Budget(sweep_flops=LEVELS[-1]))
+    trials = []
+    while isinstance(trial := driver.next_trial(), TrialRecord):
+        trials.append(trial)
+    assert trial is Idle.WAIT
+    for trial in trials:  # none runs: all that they were granted comes back
+        driver.report(trial.trial_id, outcome=Outcome.INFEASIBLE, measurement=None, reason="so")
+    assert isinstance(driver.next_trial(), TrialRecord)
+
+
+# going on after a driver's death
+
+
+def test_orphans_are_served_first_in_order_and_marked(sweep: Sweep) -> None:
+    driver = sweep.driver(budget=Budget(trials=6))
+    trials = [served(driver) for _ in range(3)]
+    report(driver, trials[1], rung=last_rung(trials[1].recipe))
+    sweep.die()
+
+    driver = sweep.driver(budget=Budget(trials=6))
+    again = [served(driver) for _ in range(3)]
+    assert [trial.number for trial in again] == [0, 2, 3]
+    assert [trial.attempt for trial in again] == [1, 1, 0]
+    assert [trial.recipe for trial in again[:2]] == [trials[0].recipe, trials[2].recipe]
+    assert [trial.seed for trial in again[:2]] == [trials[0].seed, trials[2].seed]
+
+
+@pytest.mark.parametrize("reports", [0, 1, 4, 9, 16])
+def test_a_killed_driver_costs_no_measurement_and_repeats_none(sweep: Sweep, reports: int) -> None:
+    Slots(sweep.driver(budget=Budget(trials=8))).run(reports=reports)
+    before = {(t.trial_id, m.rung): m for t, m, _ in sweep.ledger.readings()}
+    finished = [trial.trial_id for trial in sweep.ledger.trials() if trial.finished]
+    sweep.die()
+
+    slots = Slots(sweep.driver(budget=Budget(trials=8)))
+    slots.run()
+    after = {(t.trial_id, m.rung): m for t, m, _ in sweep.ledger.readings()}
+    assert before.items() <= after.items()
+    assert not set(finished) & set(slots.served)
+    trials = sweep.ledger.trials()
+    assert [trial.number for trial in trials] == list(range(8))
+    assert sweep.ledger.sweep_flops == pytest.approx(
+        sum(LEVELS[last_rung(trial.recipe)] * 0.97 for trial in trials)
+    )
+
+
+def test_more_trials_extend_a_sweep_and_leave_the_old_ones_alone(sweep: Sweep) -> None:
+    Slots(sweep.driver(budget=Budget(trials=4))).run()
+    before = sweep.ledger.trials()
+    sweep.die()
+    slots = Slots(sweep.driver(budget=Budget(trials=4)))
+    slots.run()
+    assert slots.served == []
+    sweep.die()
+    slots = Slots(sweep.driver(budget=Budget(trials=7)))
+    slots.run()
+    assert sweep.ledger.trials()[:4] == before
+    assert len(slots.served) == 3
+    assert len(sweep.ledger.trials()) == 7
+
+
+def test_more_compute_extends_a_sweep(sweep: Sweep) -> None:
+    Slots(sweep.driver(budget=Budget(sweep_flops=2e10))).run()
+    before = sweep.ledger.trials()
+    sweep.die()
+    Slots(sweep.driver(budget=Budget(sweep_flops=4e10))).run()
+    assert sweep.ledger.trials()[: len(before)] == before
+    assert 4e10 - LEVELS[0] < sweep.ledger.sweep_flops <= 4e10
+
+
+# generations
+
+
+def swept(folder: Path, order: int, *, halving: Halving | None = None) -> list[Recipe]:
+    """The recipes of a sweep in generations whose trials report in the given order."""
+    folder.mkdir()
+    sweep = Sweep(folder)
+    driver = sweep.driver(budget=Budget(trials=20), generation=5, startup_trials=5, halving=halving)
+    Slots(driver, random=Random(order), concurrent=1 + order % 4).run()
+    sweep.die()
+    return sweep.recipes()
+
+
+def test_generations_give_the_same_recipes_in_whatever_order_trials_report(
+    tmp_path: Path,
+) -> None:
+    halving = Halving(reduction_factor=2, min_peers=3)
+    first, *others = [swept(tmp_path / str(n), n, halving=halving) for n in range(4)]
+    assert all(other == first for other in others)
+    assert len({recipe.recipe_id for recipe in first}) == 20
+
+
+@pytest.mark.parametrize("reports", [0, 1, 6, 14, 23])
+def test_generations_survive_a_restart(tmp_path: Path, sweep: Sweep, reports: int) -> None:
+    whole = swept(tmp_path / "whole", 0)
+    for part in (reports, inf):
+        driver = sweep.driver(budget=Budget(trials=20), generation=5, startup_trials=5)
+        Slots(driver, random=Random(reports)).run(reports=part)
+        sweep.die()
+    assert sweep.recipes() == whole
+
+
+def test_a_generation_torn_while_it_was_drawn_is_drawn_whole_before_it_runs(
+    tmp_path: Path, sweep: Sweep
+) -> None:
+    whole = swept(tmp_path / "whole", 0)
+    driver = sweep.driver(budget=Budget(trials=20), generation=5, startup_trials=5)
+    Slots(driver).run()
+    sweep.die()
+    (segment,) = (sweep.folder / "journal").iterdir()
+    lines = segment.read_bytes().splitlines(keepends=True)
+    suggested = [n for n, line in enumerate(lines) if b'"event": "suggested"' in line]
+    segment.write_bytes(b"".join(lines[: suggested[12] + 1]))  # 3 of the third generation
+
+    Slots(sweep.driver(budget=Budget(trials=20), generation=5, startup_trials=5)).run()
+    assert sweep.recipes() == whole
+
+
+def test_a_generation_waits_for_the_one_before(sweep: Sweep) -> None:
+    driver = sweep.driver(budget=Budget(trials=6), generation=3)
+    first = [served(driver) for _ in range(3)]
+    assert driver.next_trial() is Idle.WAIT
+    for trial in first[:2]:
+        report(driver, trial, rung=last_rung(trial.recipe))
+    assert driver.next_trial() is Idle.WAIT
+    report(driver, first[2], rung=last_rung(first[2].recipe))
+    assert served(driver).number == 3
+
+
+def test_a_generation_cut_by_the_budget_is_not_filled_up_while_it_runs(sweep: Sweep) -> None:
+    """Whether compute comes back early enough would depend on who reports first."""
+    driver = sweep.driver(budget=Budget(sweep_flops=2 * LEVELS[-1]), generation=30)
+    trials = []
+    while isinstance(trial := driver.next_trial(), TrialRecord):
+        trials.append(trial)
+    assert len(trials) < 30
+    driver.report(trials[0].trial_id, outcome=Outcome.INFEASIBLE, measurement=None, reason="so")
+    assert driver.next_trial() is Idle.WAIT
+
+
+class Recorder(Halving):
+    """Decides as ever and keeps what it was shown."""
+
+    def __init__(self) -> None:
+        super().__init__(reduction_factor=2, min_peers=1)
+        self.seen: list[tuple[float, list[float]]] = []
+
+    def decide(self, rung: int, error: float, peers: Sequence[float]) -> Decision:
+        self.seen.append((error, sorted(peers)))
+        return super().decide(rung, error, peers)
+
+
+def test_in_generations_a_trial_races_those_of_earlier_ones_alone(sweep: Sweep) -> None:
+    halving = Recorder()
+    driver = sweep.driver(budget=Budget(trials=4), generation=2, halving=halving)
+    for generation in range(2):
+        trials = [served(driver) for _ in range(2)]
+        for place, trial in enumerate(trials):
+            error = 0.1 * (1 + 2 * generation + place)
+            driver.report(trial.trial_id, outcome=Outcome.RUNNING, measurement=measured(0, error))
+        for trial in trials:
+            if not sweep.ledger.trial(trial.trial_id).finished:
+                driver.failed(trial.trial_id, reason="so")
+    assert [(round(e, 1), [round(p, 1) for p in peers]) for e, peers in halving.seen] == [
+        (0.1, [0.1]),
+        (0.2, [0.2]),
+        (0.3, [0.1, 0.2, 0.3]),
+        (0.4, [0.1, 0.2, 0.4]),
+    ]
+
+
+def test_without_generations_a_trial_races_everyone(sweep: Sweep) -> None:
+    halving = Recorder()
+    driver = sweep.driver(budget=Budget(trials=3), halving=halving)
+    for error in (0.1, 0.2, 0.3):
+        trial = served(driver)
+        driver.report(trial.trial_id, outcome=Outcome.RUNNING, measurement=measured(0, error))
+    assert [peers for _, peers in halving.seen] == [[0.1], [0.1, 0.2], [0.1, 0.2, 0.3]]
+
+
+# what becomes of trials
+
+
+def test_a_trial_that_others_beat_is_stopped_and_says_where(sweep: Sweep) -> None:
+    driver = sweep.driver(budget=Budget(trials=30), halving=Recorder())
+    trials = (served(driver) for _ in range(20))
+    first, second, *_ = (trial for trial in trials if last_rung(trial.recipe) > 0)
+    assert report(driver, first, error=0.1) is Decision.CONTINUE
+    assert report(driver, second, error=0.2) is Decision.STOP
+    stopped = sweep.ledger.trial(second.trial_id)
+    assert stopped.state is TrialState.HALVED
+    assert stopped.reason == "others were better at rung 0"
+
+
+def study_state(sweep: Sweep, number: int) -> StudyState:
+    study: optuna.Study = sweep.study.handle()
+    return study.get_trials()[number].state
+
+
+@pytest.mark.parametrize(
+    ("outcome", "state"),
+    [
+        (Outcome.INFEASIBLE, TrialState.INFEASIBLE),
+        (Outcome.DIVERGED, TrialState.DIVERGED),
+    ],
+)
+def test_a_trial_without_a_measurement_is_recorded_paid_for_and_told(
+    sweep: Sweep, outcome: Outcome, state: TrialState
+) -> None:
+    driver = sweep.driver(budget=Budget(trials=2))
+    trial = served(driver)
+    decision = driver.report(
+        trial.trial_id,
+        outcome=outcome,
+        measurement=None,
+        unmeasured_flops=3e8,
+        reason="layer4 has no filter left",
+    )
+    assert decision is Decision.STOP
+    known = sweep.ledger.trial(trial.trial_id)
+    assert (known.state, known.reason) == (state, "layer4 has no filter left")
+    assert sweep.ledger.sweep_flops == 3e8
+    assert study_state(sweep, 0) is StudyState.COMPLETE
+
+
+TEN_CLASSES = Chance(images=1000, most_common=100, min_peers=4)
+
+
+@pytest.mark.parametrize("over", [False, True], ids=["rungs ahead", "last rung"])
+def test_a_trial_at_chance_where_others_learn_has_diverged(sweep: Sweep, over: bool) -> None:
+    driver = sweep.driver(budget=Budget(trials=8), chance=TEN_CLASSES)
+    trials = [served(driver) for _ in range(8)]
+    lost = next(trial for trial in trials if (last_rung(trial.recipe) == 0) is over)
+    others = [trial for trial in trials if trial is not lost][:3]
+    for trial in others:
+        report(driver, trial, error=0.5)
+    assert report(driver, lost, error=0.9) is Decision.STOP
+    known = sweep.ledger.trial(lost.trial_id)
+    assert known.state is TrialState.DIVERGED
+    assert known.reason == (
+        "an error of 0.900 at rung 0 is no better than guessing (0.900), where 3 of 4 trials have "
+        "learnt"
+    )
+    assert [m.val_error for m in known.measurements] == [0.9], "what was measured is kept"
+    told = sweep.study.handle().get_trials()[lost.number]
+    assert (told.state, told.values[0]) == (StudyState.COMPLETE, 1.0), "with a penalty"
+    assert {sweep.ledger.trial(t.trial_id).state for t in others} <= {
+        TrialState.RUNNING,
+        TrialState.COMPLETE,
+    }
+
+
+def test_where_nobody_learns_nobody_diverges(sweep: Sweep) -> None:
+    driver = sweep.driver(budget=Budget(trials=6), chance=TEN_CLASSES)
+    for trial in [served(driver) for _ in range(6)]:
+        report(driver, trial, error=0.9)
+    assert all(t.state is not TrialState.DIVERGED for t in sweep.ledger.trials())
+
+
+def test_a_generation_is_judged_by_the_ones_before_it(sweep: Sweep) -> None:
+    driver = sweep.driver(budget=Budget(trials=4), generation=4, chance=TEN_CLASSES)
+    trials = [served(driver) for _ in range(4)]
+    for trial in trials[:3]:
+        report(driver, trial, error=0.5)
+    report(driver, trials[3], error=0.9)
+    state = sweep.ledger.trial(trials[3].trial_id).state
+    assert state is not TrialState.DIVERGED, "in another order it would be judged by nobody"
+
+
+def test_a_trial_that_raises_is_the_next_to_start_until_it_has_failed(sweep: Sweep) -> None:
+    driver = sweep.driver(budget=Budget(trials=5), max_failures=1)
+    trial, other = served(driver), served(driver)
+    driver.failed(trial.trial_id, reason="RuntimeError: out of memory")
+    assert not sweep.ledger.trial(trial.trial_id).finished
+    again = served(driver)
+    assert (again.trial_id, again.attempt) == (trial.trial_id, 1)
+    assert again.recipe == trial.recipe
+
+    driver.failed(trial.trial_id, reason="RuntimeError: out of memory again")
+    known = sweep.ledger.trial(trial.trial_id)
+    assert (known.state, known.reason) == (
+        TrialState.FAILED,
+        "RuntimeError: out of memory again",
+    )
+    assert study_state(sweep, 0) is StudyState.FAIL
+    assert not sweep.ledger.trial(other.trial_id).finished
+    assert served(driver).number == 2
+
+
+def test_a_preempted_trial_has_not_failed_however_often(sweep: Sweep) -> None:
+    driver = sweep.driver(budget=Budget(trials=1), max_failures=0)
+    for attempt in range(5):
+        trial = served(driver)
+        assert (trial.number, trial.attempt) == (0, attempt)
+        driver.failed(trial.trial_id, reason="its node was taken", preempted=True)
+    assert not sweep.ledger.trial(trial.trial_id).finished
+
+
+def test_a_generation_waits_for_a_trial_that_is_set_up_again(sweep: Sweep) -> None:
+    driver = sweep.driver(budget=Budget(trials=4), generation=2, max_failures=1)
+    first, second = served(driver), served(driver)
+    report(driver, second, rung=last_rung(second.recipe))
+    driver.failed(first.trial_id, reason="so")
+    assert served(driver).trial_id == first.trial_id
+    assert driver.next_trial() is Idle.WAIT
+
+
+def test_a_sweep_in_which_nothing_works_gives_up(sweep: Sweep) -> None:
+    driver = sweep.driver(budget=Budget(trials=100))
+    for _ in range(HOPELESS_FAILURES):
+        assert not driver.hopeless
+        driver.failed(served(driver).trial_id, reason="OSError: no such file")
+    assert driver.hopeless
+    assert driver.next_trial() is Idle.FINISHED
+
+
+def test_one_measurement_is_enough_to_go_on_after_any_failures(sweep: Sweep) -> None:
+    driver = sweep.driver(budget=Budget(trials=100))
+    trial = served(driver)
+    report(driver, trial, rung=0)
+    for _ in range(2 * HOPELESS_FAILURES):
+        driver.failed(served(driver).trial_id, reason="so")
+    assert not driver.hopeless
+
+
+def test_checkpoints_are_tidied_as_reports_come_in(sweep: Sweep) -> None:
+    driver = sweep.driver(budget=Budget(trials=20))
+    trial = next(t for t in (served(driver) for _ in range(20)) if last_rung(t.recipe) > 1)
+    folder = sweep.folder / "trials" / trial.trial_id
+    (folder / "rung-000").mkdir(parents=True)
+    report(driver, trial, rung=0, error=0.5)
+    report(driver, served(driver), rung=0, error=0.1)  # beats it
+    (folder / "rung-001").mkdir()
+    report(driver, trial, rung=1, error=0.5)
+    assert [path.name for path in folder.iterdir()] == ["rung-001"]

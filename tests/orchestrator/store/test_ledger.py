@@ -1,0 +1,195 @@
+"""The ledger is the fold of its journal, no more and no less."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from orchestrator.store.ledger import Ledger, TrialState
+from tests.orchestrator.fake_trials import (
+    LEVELS,
+    Clock,
+    MemoryJournal,
+    ledger_of,
+    measurement,
+    record,
+)
+
+ERRORS = st.sampled_from([0.0, 0.1, 0.2, 0.3, 0.5, 0.9, 1.0])
+TRIALS = st.integers(0, 4)
+RUNGS = st.integers(0, len(LEVELS) - 1)
+
+ACTIONS = st.one_of(
+    st.tuples(st.just("open")),
+    st.tuples(st.just("suggest")),
+    st.tuples(st.just("restart"), TRIALS),
+    st.tuples(st.just("measure"), TRIALS, RUNGS, ERRORS, st.floats(1e6, 1e12)),
+    st.tuples(
+        st.just("finish"),
+        TRIALS,
+        st.sampled_from([state for state in TrialState if state is not TrialState.RUNNING]),
+        st.sampled_from([0.0, 3e8]),
+    ),
+    st.tuples(st.just("test"), TRIALS, RUNGS, ERRORS),
+)
+
+
+def act(ledger: Ledger, action: tuple[Any, ...]) -> None:
+    """Takes the action if the ledger's trials allow it."""
+    name, *values = action
+    trials = ledger.trials()
+    if name == "open":
+        ledger.open(sweep_id="sweep")
+    elif name == "suggest":
+        ledger.suggested(record(len(trials), params={"pruning_ratio": 0.5}))
+    elif values[0] < len(trials):
+        trial_id = trials[values[0]].trial_id
+        match name:
+            case "restart":
+                ledger.restarted(trial_id, reason="node lost")
+            case "measure":
+                ledger.measured(trial_id, measurement(*values[1:3], train_flops=values[3]))
+            case "finish":
+                ledger.finished(trial_id, values[1], reason="so", unmeasured_flops=values[2])
+            case "test":
+                ledger.tested(trial_id, values[1], test_error=values[2])
+
+
+def state(ledger: Ledger) -> dict[str, Any]:
+    """All that a reader can see."""
+    return {
+        "sweep_id": ledger.sweep_id,
+        "revision": ledger.revision,
+        "trials": ledger.trials(),
+        "readings": ledger.readings(),
+        "errors": [dict(ledger.errors_at(rung)) for rung in range(len(LEVELS))],
+        "frontier": ledger.frontier,
+        "sweep_flops": ledger.sweep_flops,
+        "elapsed_seconds": ledger.elapsed_seconds,
+    }
+
+
+@settings(max_examples=150, deadline=None)
+@given(actions=st.lists(ACTIONS, max_size=40))
+def test_replaying_the_journal_gives_the_state_it_was_written_from(actions: list[Any]) -> None:
+    clock = Clock()
+    journal = MemoryJournal()
+    ledger = Ledger(journal, clock=clock)
+    for action in actions:
+        clock.now += 1.5
+        act(ledger, action)
+    assert state(Ledger(journal)) == state(ledger)
+
+
+@settings(max_examples=150, deadline=None)
+@given(actions=st.lists(ACTIONS, max_size=40))
+def test_the_frontier_is_that_of_all_measurements(actions: list[Any]) -> None:
+    ledger = Ledger(MemoryJournal(), clock=Clock())
+    for action in actions:
+        act(ledger, action)
+    every = [(m.train_flops, m.val_error) for _, m, _ in ledger.readings()]
+    best = {
+        one
+        for one in every
+        if not any(o != one and o[0] <= one[0] and o[1] <= one[1] for o in every)
+    }
+    assert {(p.train_flops, p.val_error) for p in ledger.frontier.points} == best
+
+
+@settings(max_examples=100, deadline=None)
+@given(actions=st.lists(ACTIONS, max_size=40))
+def test_the_sweeps_compute_is_the_sum_of_its_trials(actions: list[Any]) -> None:
+    ledger = Ledger(MemoryJournal(), clock=Clock())
+    for action in actions:
+        act(ledger, action)
+    assert ledger.sweep_flops == pytest.approx(sum(t.executed_flops for t in ledger.trials()))
+    readings = sorted(reading.sweep_flops for _, _, reading in ledger.readings())
+    assert all(flops <= ledger.sweep_flops * (1 + 1e-12) for flops in readings)
+
+
+def test_compute_after_the_last_measurement_is_paid_for_too() -> None:
+    ledger = ledger_of({0: [0.5], 1: [0.4, 0.3]})
+    ledger.finished("t0", TrialState.DIVERGED, reason="loss", unmeasured_flops=5e8)
+    assert ledger.trial("t0").executed_flops == 1.5e9
+    assert ledger.sweep_flops == 1.5e9 + 2e9
+
+
+def test_a_measurement_reported_again_changes_nothing() -> None:
+    journal = MemoryJournal()
+    ledger = ledger_of({0: [0.5, 0.4]}, journal=journal)
+    before = state(ledger), list(journal.kept)
+    ledger.measured("t0", measurement(0, 0.1, executed_flops=7e9))
+    assert (state(ledger), journal.kept) == before
+
+
+def test_a_reading_tells_the_attempt_and_the_sweeps_compute_at_its_time() -> None:
+    ledger = ledger_of({0: [0.5], 1: []})
+    ledger.restarted("t1", reason="node lost")
+    ledger.measured("t1", measurement(0, 0.3))
+    (_, _, first), (_, _, second) = ledger.readings()
+    assert (first.attempt, first.sweep_flops) == (0, 1e9)
+    assert (second.attempt, second.sweep_flops) == (1, 2e9)
+
+
+def test_a_curve_is_in_order_of_its_rungs() -> None:
+    ledger = ledger_of({0: []})
+    for rung in (2, 0, 1):
+        ledger.measured("t0", measurement(rung, 0.5))
+    assert [m.rung for m in ledger.trial("t0").measurements] == [0, 1, 2]
+
+
+def test_a_test_error_reaches_the_curve_and_the_frontier_and_selects_nothing() -> None:
+    ledger = ledger_of({0: [0.5, 0.4]})
+    before = ledger.frontier
+    ledger.tested("t0", 1, test_error=0.45)
+    assert [m.test_error for m in ledger.trial("t0").measurements] == [None, 0.45]
+    assert [p.test_error for p in ledger.frontier.points] == [None, 0.45]
+    assert [replace(p, test_error=None) for p in ledger.frontier.points] == list(before.points)
+
+
+def test_wall_time_adds_up_over_drivers_and_leaves_out_the_time_between() -> None:
+    clock, journal = Clock(), MemoryJournal()
+    ledger = Ledger(journal, clock=clock)
+    ledger.open(sweep_id="sweep")
+    clock.now += 10
+    ledger.suggested(record(0))
+    assert ledger.elapsed_seconds == 10
+    clock.now += 1000  # nobody ran
+    ledger = Ledger(journal, clock=clock)
+    ledger.open(sweep_id="sweep")
+    assert ledger.elapsed_seconds == 10
+    clock.now += 5
+    ledger.measured("t0", measurement(0))
+    assert ledger.elapsed_seconds == 15
+    assert Ledger(journal).elapsed_seconds == 15
+
+
+def test_the_revision_grows_with_every_event() -> None:
+    ledger = ledger_of({0: [0.5]})
+    before = ledger.revision
+    ledger.tested("t0", 0, test_error=0.5)
+    assert ledger.revision == before + 1
+
+
+def test_a_change_that_cannot_be_written_down_does_not_happen() -> None:
+    class Full(MemoryJournal):
+        def append(self, event: Any) -> None:
+            raise OSError(28, "No space left on device")
+
+    ledger = Ledger(Full(), clock=Clock())
+    with pytest.raises(OSError, match="No space"):
+        ledger.suggested(record(0))
+    assert ledger.trials() == ()
+    assert ledger.revision == 0
+
+
+def test_a_finished_trial_says_how_and_why() -> None:
+    ledger = ledger_of({0: [0.5]})
+    assert not ledger.trial("t0").finished
+    ledger.finished("t0", TrialState.HALVED, reason="others were better")
+    trial = ledger.trial("t0")
+    assert trial.finished
+    assert (trial.state, trial.reason) == (TrialState.HALVED, "others were better")
+    assert trial.finished_at is not None

@@ -1,0 +1,139 @@
+"""The frontier is legible on a terminal of any width."""
+
+from dataclasses import replace
+from io import StringIO
+
+import pytest
+from rich.console import Console
+
+from analysis.frontier import Frontier, FrontierPoint
+from orchestrator.terminal.frontier_table import FrontierTable, short_recipe
+from tests.orchestrator.fake_trials import recipe
+
+LONGEST = {
+    "method": "filter_pruning",
+    "criterion": "random",
+    "pruning_ratio": 0.55,
+    "scope": "global",
+    "width_rule": "inner",
+    "learning_rate": 0.0031,
+    "weight_decay": 1e-4,
+    "batch_size": 128,
+    "label_smoothing": 0.1,
+    "layer_decay": 0.7,
+    "trainable_depth": 0.75,
+    "resolution": 224,
+    "augmentation": 0.5,
+    "target_flops": 1e13,
+}
+
+
+def point(number: int, **values: object) -> FrontierPoint:
+    return FrontierPoint(
+        **{
+            "trial_id": f"t{number}",
+            "number": 100 + number,
+            "rung": 3,
+            "train_flops": 123e9 * (1 + number),
+            "val_error": 0.5 / (1 + number),
+            "test_error": 0.111,
+            "inference_flops": 123e6,
+            "params": 11_700_000,
+            "updated_params": 1000,
+            "recipe": LONGEST,
+        }
+        | values
+    )
+
+
+FRONTIER = Frontier((point(0), point(1), point(2)))
+
+
+def lines(frontier: Frontier, width: int, *, newest: int | None = None) -> list[str]:
+    output = StringIO()
+    Console(width=width, file=output).print(FrontierTable(frontier, newest=newest))
+    return output.getvalue().splitlines()
+
+
+@pytest.mark.parametrize("width", [100, 120, 200])
+def test_a_point_takes_one_line_from_100_columns_on(width: int) -> None:
+    shown = lines(FRONTIER, width)
+    assert len(shown) == 3 + 3  # title, two lines of headings, the points
+    assert all(len(line) <= width for line in shown)
+
+
+def test_all_there_is_to_say_fits_in_120_columns() -> None:
+    (headings, *points) = lines(FRONTIER, 120)[2:]
+    assert headings.split() == [
+        "@",
+        "rung",
+        *("FLOPs", "error", "error", "meters", "FLOPs"),
+        "recipe",
+    ]
+    assert points[0].split() == [
+        *("100", "@", "3", "123", "G", "50.0", "%", "11.1", "%", "11.7", "M", "123", "M"),
+        *("r0.55", "random/global/inner", "·", "lr", "0.0031", "d0.75", "224px", "b128"),
+    ]
+
+
+def test_a_hundred_columns_are_enough_for_a_whole_recipe() -> None:
+    assert all(line.rstrip().endswith("b128") for line in lines(FRONTIER, 100)[3:])
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_where_room_is_short_the_recipe_goes_on_below_and_no_number_is_cut(width: int) -> None:
+    shown = lines(FRONTIER, width)
+    assert all(len(line) <= width for line in shown)
+    firsts = [line for line in shown if "@ 3" in line]
+    assert len(firsts) == 3
+    assert all("11.1 %" in line for line in firsts)
+    assert " ".join(shown).count("b128") == 3
+
+
+def test_eighty_columns_are_enough_for_a_running_sweeps_whole_recipe() -> None:
+    running = Frontier(tuple(replace(p, test_error=None) for p in FRONTIER.points))
+    shown = lines(running, 80)
+    assert "test" not in shown[1]
+    usual = tuple(
+        replace(p, recipe=recipe(5, scope="layer", width="inner").flat()) for p in running.points
+    )
+    for line in lines(Frontier(usual), 80)[3:]:
+        assert line.rstrip().endswith("r0.5 l1/layer/inner · lr 0.0017 d1 32px b32")
+
+
+def test_the_newest_points_are_the_most_accurate() -> None:
+    shown = lines(FRONTIER, 120, newest=2)
+    assert [line.split()[0] for line in shown[3:]] == ["101", "102"]
+
+
+def test_methods_are_named_where_there_are_several() -> None:
+    other = Frontier((point(0), point(1, recipe=LONGEST | {"method": "linear_probe"})))
+    first, second = lines(other, 200)[3:]
+    assert "filter_pruning: r0.55" in first
+    assert "linear_probe: r0.55" in second
+
+
+def test_an_empty_frontier_is_shown_as_such() -> None:
+    assert "Compute-optimal frontier" in lines(Frontier(), 80)[0]
+
+
+def test_any_methods_settings_are_shortened() -> None:
+    shared = {name: LONGEST[name] for name in ("learning_rate", "trainable_depth")}
+    shared |= {"resolution": 16, "batch_size": 16}
+    assert short_recipe(shared) == "lr 0.0031 d0.75 16px b16"
+    settings = {"temperature": 2, "mask_decay": 1e-4, "warm_up": True, "cold": False, "kind": "a"}
+    assert short_recipe(settings | shared).startswith("t2 d0.0001 wu/a · lr 0.0031")
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "written"),
+    [
+        ("sgd", "· lr 0.0031 "),
+        ("adamw", "· adamw 0.0031 "),
+        ("schedule_free_adamw", "· free 0.0031 "),
+    ],
+)
+def test_a_rate_tells_its_optimiser(optimizer: str, written: str) -> None:
+    assert written in short_recipe(LONGEST | {"optimizer": optimizer})
+    shown = lines(Frontier((point(0, recipe=LONGEST | {"optimizer": optimizer}),)), 105)
+    assert len(shown) == len(lines(Frontier((point(0),)), 105)), "and still takes one line"

@@ -1,0 +1,68 @@
+"""The UI is MLflow's own, on loopback, and ends with the command."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import yaml
+from mlflow import MlflowClient
+
+from tests.checkout import ROOT
+
+
+def answers(port: int) -> bool:
+    try:
+        with urlopen(f"http://127.0.0.1:{port}/health", timeout=2) as response:
+            return bool(response.read() == b"OK")
+    except (URLError, ConnectionError, TimeoutError):
+        return False
+
+
+def comes_true(port: int, *, up: bool, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if answers(port) is up:
+            return True
+        time.sleep(0.2)
+    return False
+
+
+def test_the_ui_answers_until_it_is_stopped(tmp_path: Path) -> None:
+    config = {
+        "name": "flowers",
+        "task": {"source": "digits"},
+        "backbone": {"model": "resnet18"},
+        "budget": {"trials": 1},
+        "rungs": {"min_flops": 1e9, "max_flops": 2e9},
+    }
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(config))
+    MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}").create_experiment("prunetune")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "orchestrator", "ui", str(tmp_path), "--port", str(port)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert server.stdout is not None
+        assert f"http://127.0.0.1:{port}" in server.stdout.readline()
+        assert comes_true(port, up=True, seconds=90)
+        os.kill(server.pid, signal.SIGTERM)  # the one process that the user knows
+        server.wait(timeout=30)
+        assert comes_true(port, up=False, seconds=30)
+    finally:
+        if server.poll() is None:
+            os.killpg(server.pid, signal.SIGKILL)
+        server.stdout.close()
+        server.wait()

@@ -1,0 +1,82 @@
+"""Masks move when the schedule moves, and what is finished is as sparse as in the end."""
+
+import timm
+import torch
+from torch import nn
+
+from tests.trainables.mechanisms.sparse_models import WEIGHTS, zeros, zeros_by_weight
+from trainables.mechanisms.scheduled_sparsity import ScheduledSparsity
+from trainables.mechanisms.sparsity import Scope
+
+SHARES = (0.0, 0.5, 0.5, 1.0, 0.0, 1.0)
+ASKED = round(0.8 * WEIGHTS)
+
+
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    made: nn.Module = timm.create_model("test_resnet", num_classes=4)
+    return made
+
+
+def scheduled(net: nn.Module, *, scope: Scope = Scope.LAYER) -> ScheduledSparsity:
+    transfer = ScheduledSparsity(lambda step, _: SHARES[step], sparsity=0.8, scope=scope)
+    transfer.attach(net)
+    return transfer
+
+
+def nudge(net: nn.Module) -> None:
+    """What an optimiser does, to every value."""
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+
+
+def test_zeros_follow_the_shares() -> None:
+    for scope in Scope:
+        net = model()
+        transfer = scheduled(net, scope=scope)
+        for step, share in enumerate(SHARES):
+            transfer.begin_step(step=step, total_steps=len(SHARES))
+            nudge(net)
+            transfer.after_step(step=step, total_steps=len(SHARES))
+            assert abs(zeros(net) - share * ASKED) <= 8
+            if share == 1.0:
+                assert zeros(net) == ASKED
+
+
+def test_masks_stay_while_the_schedule_does() -> None:
+    net = model()
+    transfer = scheduled(net)
+    moved = []
+    for step in range(len(SHARES)):
+        before = dict(transfer.masks)
+        transfer.begin_step(step=step, total_steps=len(SHARES))
+        moved.append(any(transfer.masks[name] is not mask for name, mask in before.items()))
+    assert moved == [False, True, False, True, True, True]
+
+
+def test_what_is_finished_is_compressed_from_what_the_masks_left() -> None:
+    for scope in Scope:
+        net = model()
+        transfer = scheduled(net, scope=scope)
+        for step in range(2):
+            transfer.begin_step(step=step, total_steps=len(SHARES))
+        average = model()
+        nudge(average)
+        finished = transfer.finished(average)
+        assert zeros(finished) == ASKED
+        assert zeros(average) == 0, "the average stays as it is"
+        for name, mask in transfer.masks.items():
+            assert not finished.get_parameter(name)[~mask].any()
+        transfer.hold(average)
+        assert zeros_by_weight(average) == zeros_by_weight(finished)
+        assert transfer.finished(average) is average
+
+
+def test_what_the_end_holds_at_zero_is_not_updated() -> None:
+    net = model()
+    transfer = scheduled(net)
+    expected = sum(p.numel() for p in net.parameters()) - ASKED
+    assert transfer.updated_params(net) == expected
+    transfer.begin_step(step=1, total_steps=len(SHARES))
+    assert transfer.updated_params(net) == expected

@@ -1,0 +1,225 @@
+"""Filter pruning as a method: its settings, its cost and its structure."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from search_spaces.recipe import Recipe
+from tests.trainables.contexts import make_context
+from tests.trainables.methods.method_contract import check
+from tests.trainables.recipes import make_recipe
+from trainables.costs.flops import count_flops
+from trainables.errors import InfeasibleError, InputError
+from trainables.method import MethodContext
+from trainables.methods import filter_pruning
+from trainables.pruning import Criterion, PruningPlan, prune
+from trainables.pruning.absorption import Absorbing
+from trainables.pruning.reductions import Reduction
+from trainables.pruning.ridge import fit_ridge
+
+SETTINGS: dict[str, Any] = {
+    "pruning_ratio": 0.5,
+    "criterion": "l2",
+    "width_rule": "inner",
+    "scope": "layer",
+    "batch_norm_repair": True,
+    "ridge_repair": False,
+}
+
+
+def context_for(
+    model: nn.Module, *, images: int = 40, width_multiple: int = 1, **settings: Any
+) -> MethodContext:
+    return make_context(model, SETTINGS | settings, images=images, width_multiple=width_multiple)
+
+
+def recipe_with(**settings: Any) -> Recipe:
+    return make_recipe(settings=settings, resolution=32)
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    made: nn.Module = timm.create_model("test_resnet", num_classes=5)
+    return made
+
+
+def test_it_costs_the_forward_passes_of_the_pruned_model(model: nn.Module) -> None:
+    dense = count_flops(model, resolution=32).forward_flops
+    prepared = filter_pruning.prepare(model, context_for(model))
+    pruned = count_flops(model, resolution=32).forward_flops
+    assert pruned < dense
+    assert prepared.flops == 40 * pruned
+
+
+def test_it_looks_at_no_more_images_than_it_says(model: nn.Module) -> None:
+    prepared = filter_pruning.prepare(model, context_for(model, images=1000))
+    pruned = count_flops(model, resolution=32).forward_flops
+    assert prepared.flops == filter_pruning.CALIBRATION_IMAGES * pruned
+
+
+def test_its_statistics_are_those_of_the_pruned_model(model: nn.Module) -> None:
+    before = model.layer4[0].bn1.running_var.clone()
+    filter_pruning.prepare(model, context_for(model))
+    after = model.layer4[0].bn1.running_var
+    assert len(after) < len(before)
+    assert not torch.equal(after, torch.ones_like(after))
+
+
+def test_a_ratio_of_zero_leaves_everything_and_costs_nothing(model: nn.Module) -> None:
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    context = context_for(model, pruning_ratio=0, batch_norm_repair=False, ridge_repair=True)
+    prepared = filter_pruning.prepare(model, context)
+    assert prepared.flops == 0
+    after = model.state_dict()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    filter_pruning.rebuild(model, prepared.structure, recipe_with(pruning_ratio=0))
+    assert model.state_dict().keys() == before.keys()
+
+
+@pytest.mark.parametrize("width_rule", ["inner", "all"])
+def test_a_fresh_model_takes_the_structure_and_then_the_weights(
+    model: nn.Module, width_rule: str
+) -> None:
+    context = context_for(model, width_rule=width_rule)
+    prepared = filter_pruning.prepare(model, context)
+    fresh = timm.create_model("test_resnet", num_classes=5)
+    filter_pruning.rebuild(fresh, prepared.structure, recipe_with(**context.recipe.settings))
+    fresh.load_state_dict(model.state_dict())
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(fresh.eval()(images), model.eval()(images))
+
+
+def test_without_images_to_look_at_pruning_costs_nothing(model: nn.Module) -> None:
+    assert filter_pruning.prepare(model, context_for(model, images=0)).flops == 0
+
+
+def test_a_dense_models_norms_can_be_repaired_too(model: nn.Module) -> None:
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    dense = count_flops(model, resolution=32).forward_flops
+    prepared = filter_pruning.prepare(model, context_for(model, pruning_ratio=0))
+    assert prepared.flops == 40 * dense
+    changed = {name for name, value in model.state_dict().items() if (value != before[name]).any()}
+    statistics = ("running_mean", "running_var", "num_batches_tracked")
+    assert changed
+    assert all(name.endswith(statistics) for name in changed)
+
+
+def test_without_repairs_nothing_is_spent_and_the_weights_are_those_that_stay(
+    model: nn.Module,
+) -> None:
+    plain = copy.deepcopy(model)
+    prepared = filter_pruning.prepare(model, context_for(model, batch_norm_repair=False))
+    assert prepared.flops == 0
+    plan = PruningPlan(ratio=0.5, criterion="l2")
+    assert prune(plain, plan, head="fc", resolution=32, seed=1).to_dict() == prepared.structure
+    theirs = plain.state_dict()
+    assert all(torch.equal(value, theirs[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("criterion", ["taylor", "fisher"])
+def test_gradients_cost_passes_of_the_dense_model(model: nn.Module, criterion: str) -> None:
+    dense = count_flops(model, resolution=32)
+    assert 2.5 * dense.forward_flops < dense.train_flops < 3 * dense.forward_flops
+    context = context_for(model, images=1000, criterion=criterion, batch_norm_repair=False)
+    prepared = filter_pruning.prepare(model, context)
+    assert prepared.flops == filter_pruning.SALIENCY_IMAGES * dense.train_flops
+
+
+def test_the_ridge_correction_costs_dense_forward_passes_and_its_algebra(model: nn.Module) -> None:
+    dense = count_flops(model, resolution=32).forward_flops
+    context = context_for(model, ridge_repair=True)
+    alone = replace(
+        context, recipe=recipe_with(**SETTINGS | {"ridge_repair": True, "batch_norm_repair": False})
+    )
+    images = list(context.calibration(40))
+    algebra: list[float] = []
+
+    def correct(reductions: Sequence[Reduction]) -> Absorbing:
+        algebra.append(fit_ridge(twin, reductions, images, head="fc").flops)
+        return {}
+
+    twin = copy.deepcopy(model)
+    prune(
+        twin,
+        PruningPlan(ratio=0.5, criterion="l2"),
+        head="fc",
+        resolution=32,
+        seed=1,
+        correct=correct,
+    )
+    ridge = filter_pruning.prepare(copy.deepcopy(model), alone)
+    assert ridge.flops == pytest.approx(40 * dense + algebra[0])
+    both = filter_pruning.prepare(model, context)
+    pruned = count_flops(model, resolution=32).forward_flops
+    assert both.flops == pytest.approx(ridge.flops + 40 * pruned)
+
+
+def test_what_a_failed_preparation_cost_is_told(model: nn.Module) -> None:
+    dense = count_flops(model, resolution=32).train_flops
+    nn.init.zeros_(model.fc.weight)
+    with pytest.raises(InfeasibleError, match="no gradient at any channel") as caught:
+        filter_pruning.prepare(model, context_for(model, criterion="taylor"))
+    assert caught.value.spent_flops == 40 * dense
+
+
+def test_widths_are_multiples_of_what_the_device_likes(model: nn.Module) -> None:
+    context = context_for(model, width_multiple=8, pruning_ratio=0.3, width_rule="all")
+    filter_pruning.prepare(model, context)
+    widths = {m.out_channels for m in model.modules() if isinstance(m, nn.Conv2d)}
+    assert all(width % 8 == 0 for width in widths)
+
+
+@pytest.mark.parametrize("criterion", list(Criterion))
+def test_every_criterion_gives_the_same_model_twice(model: nn.Module, criterion: Criterion) -> None:
+    again, images = copy.deepcopy(model), torch.randn(2, 3, 32, 32)
+    structures = []
+    for one in (model, again):
+        context = context_for(one, criterion=criterion, scope="isomorphic", ridge_repair=True)
+        structures.append(filter_pruning.prepare(one, context).structure)
+    assert structures[0] == structures[1]
+    assert torch.equal(model.eval()(images), again.eval()(images))
+
+
+@pytest.mark.parametrize("settings", [{"pruning_ratio": 0}, {"pruning_ratio": 0.0}])
+def test_a_dense_recipe_needs_no_other_settings(settings: dict[str, Any]) -> None:
+    check(recipe_with(**settings))
+
+
+@pytest.mark.parametrize("ratio", [0, 0.0, 0.95])
+def test_sensible_settings_pass(ratio: float) -> None:
+    check(recipe_with(**SETTINGS | {"pruning_ratio": ratio}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"pruning_ratio": 1.0}, "pruning_ratio=1.0 must lie in \\[0, 1\\); 0 means dense"),
+        ({"pruning_ratio": -0.1}, "pruning_ratio=-0.1 must lie"),
+        ({"pruning_ratio": float("nan")}, "pruning_ratio=nan must lie"),
+        ({"pruning_ratio": True}, "pruning_ratio=True must lie"),
+        ({"pruning_ratio": "half"}, "pruning_ratio='half' must lie"),
+        ({"criterion": "l3"}, "criterion='l3' must be one of 'l1', 'l2', 'batch_norm_scale'"),
+        ({"width_rule": 1}, "width_rule=1 must be one of 'inner', 'all'"),
+        ({"scope": "network"}, "scope='network' must be one of 'layer', 'global', 'isomorphic'"),
+        ({"ridge_repair": 1}, "ridge_repair=1 must be true or false"),
+        ({"batch_norm_repair": "yes"}, "batch_norm_repair='yes' must be true or false"),
+        ({"rank": 4}, "has the settings pruning_ratio, .* and the recipe gives batch.*, rank"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        check(recipe_with(**SETTINGS | changes))
+
+
+def test_missing_settings_are_refused() -> None:
+    with pytest.raises(InputError, match="and the recipe gives none"):
+        check(recipe_with())
+    with pytest.raises(InputError, match="only a pruning_ratio of 0 needs no others"):
+        check(recipe_with(pruning_ratio=0.5))

@@ -1,0 +1,1 @@
+"""The network: where it comes from, its layers, its head and its frozen trunk."""

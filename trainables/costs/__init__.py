@@ -1,0 +1,1 @@
+"""What a trial costs, known before it is spent."""

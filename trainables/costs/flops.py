@@ -1,0 +1,250 @@
+"""The FLOP meter: what an image costs in a forward pass and in a training step.
+
+One multiply-accumulate is 2 FLOPs. Convolutions, matrix products and attention count, elementwise
+work does not. A training step costs the sum over layers of
+
+    forward × (1 + [its input needs a gradient] + [its weight needs a gradient])
+
+which is never assumed to be 3 × forward: the real forward and backward are traced on the meta
+device, where tensors have shapes but no values.
+"""
+
+import copy
+import itertools
+import math
+from collections import OrderedDict
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.utils import parametrize
+from torch.utils.flop_counter import FlopCounterMode
+
+from trainables.backbones.layers import WEIGHTED, is_norm
+from trainables.errors import InputError
+
+_CACHED_STRUCTURES = 256
+_BATCH = 2  # one image at 1 × 1 pixels would leave a norm in train mode without a variance
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepCost:
+    """FLOPs of one image; multiply by the number of images, for cost is linear in the batch."""
+
+    forward_flops: float
+    """One forward pass in eval mode: inference, validation, a repair pass."""
+    train_flops: float
+    """Forward and backward of a training step with the gradients that are switched on."""
+    fixed_flops: float = 0.0
+    """Of a training step, whatever its batch: what makes parametrised weights and what leads back
+    through them (`torch.nn.utils.parametrize`). Other models have none."""
+
+    @property
+    def inference_flops(self) -> float:
+        """The same as `forward_flops`, under the name measurements use."""
+        return self.forward_flops
+
+
+def count_flops(model: nn.Module, *, resolution: int, channels: int = 3) -> StepCost:
+    """FLOPs of one image of `channels` × `resolution` × `resolution` through `model`.
+
+    `requires_grad` decides what the step costs, so freeze first and count then. The model is
+    copied without its values and never run, changed or moved. The training step is counted in
+    train mode except for the norms, whose work is not counted in either mode. Equal structures
+    are counted once per process; structures are equal when modules, their plain attributes,
+    shapes and `requires_grad` are. Raises `InputError` where the model cannot be traced.
+    """
+    if resolution < 1 or channels < 1:
+        raise InputError(
+            f"resolution={resolution} and channels={channels} must both be at least 1; "
+            "give the size of the images the model will see."
+        )
+    key = structure_key(model, resolution=resolution, channels=channels)
+    if key in _counted:
+        _counted.move_to_end(key)
+        return _counted[key]
+    cost = _trace(model, resolution=resolution, channels=channels)
+    _counted[key] = cost
+    if len(_counted) > _CACHED_STRUCTURES:
+        _counted.popitem(last=False)
+    return cost
+
+
+def trace_flops(module: nn.Module, *, input_shape: Sequence[int]) -> StepCost:
+    """FLOPs of one input of `input_shape` through any module, counted anew at every call.
+
+    As `count_flops`, for parts of a model; raises what the module raises on such an input.
+    """
+    with torch.inference_mode(mode=False), torch.enable_grad():
+        skeleton = meta_copy(module)
+        inputs = torch.empty((_BATCH, *input_shape), dtype=float_dtype(module), device="meta")
+        forward, training = _passes(skeleton, inputs)
+        if not any(parametrize.is_parametrized(part) for part in skeleton.modules()):
+            return StepCost(forward_flops=forward / _BATCH, train_flops=training / _BATCH)
+        # A second batch size tells what grows with the batch from what does not.
+        larger_forward, larger_training = _passes(skeleton, torch.cat([inputs, inputs]))
+    train_flops = (larger_training - training) / _BATCH
+    return StepCost(
+        forward_flops=(larger_forward - forward) / _BATCH,
+        train_flops=train_flops,
+        fixed_flops=training - _BATCH * train_flops,
+    )
+
+
+def layer_flops(model: nn.Module, *, resolution: int) -> dict[str, StepCost]:
+    """FLOPs of one image in each convolution and linear layer, by the name of its weight.
+
+    As in `count_flops`; `train_flops` counts the weight's gradient and its input's where they are
+    needed. A weight keeps its plain name where it is parametrised.
+    """
+    costs: dict[str, StepCost] = {}
+
+    def record(name: str, layer: Any, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
+        # every weight's value meets every place of the output, a transposed one's of the input
+        at = inputs[0] if getattr(layer, "transposed", False) else output
+        channels = at.shape[-1] if isinstance(layer, nn.Linear) else at.shape[1]
+        weight = layer.weight
+        forward = 2 * at.numel() / channels * weight.numel() / _BATCH
+        seen = costs.get(name, StepCost(forward_flops=0.0, train_flops=0.0))
+        passes = 1 + inputs[0].requires_grad + weight.requires_grad
+        costs[name] = StepCost(
+            forward_flops=seen.forward_flops + forward,
+            train_flops=seen.train_flops + passes * forward,
+        )
+
+    with torch.inference_mode(mode=False), torch.enable_grad():
+        skeleton = meta_copy(model)
+        for part in skeleton.modules():
+            part.training = not is_norm(part)
+        for name, layer in skeleton.named_modules():
+            if isinstance(layer, WEIGHTED):
+                layer.register_forward_hook(partial(record, f"{name}.weight"))
+        shape = (_BATCH, 3, resolution, resolution)
+        skeleton(torch.empty(shape, dtype=float_dtype(model), device="meta"))
+    return costs
+
+
+def meta_copy(model: nn.Module) -> nn.Module:
+    """A deep copy on the meta device: same modules, shapes and `requires_grad`, no values.
+
+    Parameters and buffers are not copied on the way, so the memory needed is that of the modules.
+    """
+    memo: dict[int, Any] = {}
+    with torch.inference_mode(mode=False):
+        for tensor in itertools.chain(model.parameters(), model.buffers()):
+            empty = torch.empty_like(tensor, device="meta", requires_grad=False)
+            memo[id(tensor)] = (
+                nn.Parameter(empty, requires_grad=tensor.requires_grad)
+                if isinstance(tensor, nn.Parameter)
+                else empty
+            )
+        return copy.deepcopy(model, memo)
+
+
+def structure_key(model: nn.Module, *, resolution: int, channels: int) -> Hashable:
+    """What a trace depends on: equal keys, equal FLOPs and equal channel groups.
+
+    Shapes alone would confuse models that differ in their strides. What parametrises a weight is
+    a module by itself; the class that torch makes for its owner is another for each model.
+    """
+    modules = tuple(
+        (name, parametrize.type_before_parametrizations(module), _plain_attributes(module))
+        for name, module in model.named_modules()
+    )
+    tensors = tuple(
+        (name, tuple(tensor.shape), tensor.dtype, tensor.requires_grad)
+        for name, tensor in itertools.chain(model.named_parameters(), model.named_buffers())
+    )
+    return modules, tensors, resolution, channels
+
+
+def float_dtype(model: nn.Module) -> torch.dtype:
+    """The dtype of the first floating parameter, which the model's input must have too."""
+    dtypes = (p.dtype for p in model.parameters() if p.is_floating_point())
+    return next(dtypes, torch.get_default_dtype())
+
+
+def output_tensors(output: Any) -> Iterator[torch.Tensor]:
+    """Every tensor in a model's output, which may be a nest of tuples, lists and dicts."""
+    if isinstance(output, torch.Tensor):
+        yield output
+    elif isinstance(output, dict):
+        for value in output.values():
+            yield from output_tensors(value)
+    elif isinstance(output, list | tuple):
+        for value in output:
+            yield from output_tensors(value)
+
+
+_counted: OrderedDict[Hashable, StepCost] = OrderedDict()
+
+
+def _passes(skeleton: nn.Module, inputs: torch.Tensor) -> tuple[float, float]:
+    """FLOPs of a forward pass in eval mode, and of a step in train mode, norms in eval mode."""
+    skeleton.eval()
+    with _flop_counter() as counter, torch.no_grad():
+        skeleton(inputs)
+    forward_flops = counter.get_total_flops()
+    for part in skeleton.modules():
+        part.training = not is_norm(part)
+    with _flop_counter() as counter:
+        outputs = [t for t in output_tensors(skeleton(inputs)) if t.requires_grad]
+        if outputs:
+            torch.autograd.backward(outputs, [torch.ones_like(t) for t in outputs])
+    return forward_flops, counter.get_total_flops()
+
+
+def _trace(model: nn.Module, *, resolution: int, channels: int) -> StepCost:
+    try:
+        return trace_flops(model, input_shape=(channels, resolution, resolution))
+    except Exception as error:  # whatever a user's forward may raise
+        raise InputError(
+            f"The FLOPs of {type(model).__name__} at {resolution} pixels cannot be counted: "
+            f"{type(error).__name__}: {error}; a model must run on tensors that have shapes but "
+            "no values (device 'meta'), so it must not read values or hold tensors that are "
+            "neither parameters nor buffers."
+        ) from error
+
+
+def _flop_counter() -> FlopCounterMode:
+    formulas = {torch.ops.aten.convolution_backward: _convolution_backward_flops}
+    return FlopCounterMode(display=False, custom_mapping=formulas)
+
+
+def _convolution_backward_flops(
+    grad_out_shape: Sequence[int],
+    x_shape: Sequence[int],
+    w_shape: Sequence[int],
+    _bias: object,
+    _stride: object,
+    _padding: object,
+    _dilation: object,
+    transposed: bool,  # noqa: FBT001  # the operator's own signature
+    _output_padding: object,
+    _groups: int,
+    output_mask: Sequence[bool],
+    **_kwargs: object,
+) -> int:
+    """One forward's FLOPs for each of the two gradients (input, weight) that are asked for.
+
+    Replaces PyTorch's formula (2.13 to 2.15), which counts the weight gradient of grouped
+    convolutions `groups` times over. `w_shape` holds channels per group already, so that no
+    factor for groups is needed.
+    """
+    places = x_shape[2:] if transposed else grad_out_shape[2:]
+    forward = 2 * x_shape[0] * math.prod(places) * math.prod(w_shape)
+    return forward * (bool(output_mask[0]) + bool(output_mask[1]))
+
+
+def _plain_attributes(module: nn.Module) -> tuple[str, ...]:
+    """Numbers, words and functions; functions by name, for their addresses change."""
+    found = []
+    for name, value in sorted(vars(module).items()):
+        if name != "training" and isinstance(value, bool | int | float | str | tuple | list):
+            found.append(f"{name}={value!r}")
+        elif callable(value) and hasattr(value, "__qualname__"):
+            found.append(f"{name}={value.__module__}.{value.__qualname__}")
+    return tuple(found)
