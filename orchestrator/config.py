@@ -165,6 +165,10 @@ class RungsConfig(Section):
 class SearchConfig(Section):
     """How recipes are drawn and races decided."""
 
+    sampler: str = "tpe"
+    """Who draws recipes: tpe, nsga2 or random."""
+    scheduler: str = "halving"
+    """Who decides which trials go on: halving, or none."""
     startup_trials: PositiveInt = 16
     """Recipes drawn at random before the sampler learns from results."""
     reduction_factor: float | None = Field(default=2.0, gt=1.0)

@@ -12,6 +12,7 @@ from torch import nn
 from analysis import units
 from orchestrator.cluster.resources import image_cache
 from orchestrator.config import SweepConfig, TaskConfig
+from orchestrator.search.strategies import sampler_draws, scheduler
 from orchestrator.store.folder import SweepFolder
 from orchestrator.tracking.tracker import Tracker
 from search_spaces.draws import check_space, draw
@@ -59,6 +60,7 @@ class Examination:
             Check(title="task", run=self._check_task),
             Check(title="backbone", run=self._check_backbone),
             Check(title="space", run=self._check_space),
+            Check(title="search", run=self._check_search),
             Check(title="images", run=self._check_images),
             Check(title="recipes", run=self._check_recipes),
             Check(title="tracking", run=self._check_tracking),
@@ -152,6 +154,12 @@ class Examination:
             load_method(recipe.method).check(recipe, conditions)
         methods, names = ", ".join(survey.methods), ", ".join(survey.names)
         return f"{methods}; {len(survey.names)} parameters: {names}"
+
+    def _check_search(self) -> str:
+        search = self._config.search
+        sampler_draws(search)
+        scheduler(search)
+        return f"sampler {search.sampler}, scheduler {search.scheduler}"
 
     def _check_backbone(self) -> str:
         source = self.backbone.source

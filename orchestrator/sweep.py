@@ -1,17 +1,9 @@
 """A sweep from its config to its frontier."""
 
-import logging
-import os
 import secrets
 import shutil
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
 import ray
-from ray import tune
-from ray.tune import TuneError
 from rich.console import Console
 
 from analysis.frontier import Frontier, FrontierPoint
@@ -20,19 +12,13 @@ from analysis.report import write_report
 from analysis.table import read_measurements
 from orchestrator.card import model_card
 from orchestrator.cluster.gpu_shares import gpu_shares
-from orchestrator.cluster.resources import concurrent_trials, connect, image_cache
-from orchestrator.cluster.tune_adapters import (
-    DriverCallback,
-    DriverScheduler,
-    DriverSearcher,
-    sized,
-)
+from orchestrator.cluster.resources import connect, image_cache
+from orchestrator.cluster.session import run_trials
 from orchestrator.config import SweepConfig, read_config, to_yaml
 from orchestrator.doctor import Examination, tracker_for
 from orchestrator.search.chance import Chance
 from orchestrator.search.driver import Budget, Driver
-from orchestrator.search.halving import Halving
-from orchestrator.search.sampler import FrontierSampler
+from orchestrator.search.strategies import build_strategy
 from orchestrator.store.folder import SweepFolder
 from orchestrator.store.journal import Journal
 from orchestrator.store.ledger import Ledger
@@ -40,11 +26,11 @@ from orchestrator.store.retention import CheckpointKeeper
 from orchestrator.store.tables import TableWriter
 from orchestrator.terminal.progress import Progress
 from orchestrator.tracking.tracker import Snapshot, Tracker
-from search_spaces.recipe import Recipe
 from trainables.checkpoints import checkpoint_folder
 from trainables.errors import InputError
 from trainables.export import export_model
-from trainables.trial import TransferTrial, TrialSetting, measure_test_error
+from trainables.trial import measure_test_error
+from trainables.trial_setting import TrialSetting
 
 CATCH_UP_SECONDS = 60.0
 """How long the end of a sweep waits for a tracking server that is away."""
@@ -99,16 +85,19 @@ class Sweep:
         ledger = Ledger(journal)
         ledger.open(sweep_id=ledger.sweep_id or f"{config.name}-{secrets.token_hex(4)}")
         assert ledger.sweep_id is not None
-        sampler = FrontierSampler(
+        strategy = build_strategy(
+            config.search,
             study_path=folder.study,
             sweep_id=ledger.sweep_id,
             space=examination.space,
             ranges=config.space.ranges,
             problem=examination.problem,
             seed=config.seed,
-            startup_trials=config.search.startup_trials,
+            chance=Chance.of(
+                examination.summary.class_counts["validation"], min_peers=config.search.min_peers
+            ),
         )
-        sampler.reconcile(ledger.trials())
+        strategy.sampler.reconcile(ledger.trials())
         keeper = CheckpointKeeper(ledger, folder.trials_uri)
         keeper.tidy()
         budget = Budget(
@@ -118,16 +107,11 @@ class Sweep:
         )
         driver = Driver(
             ledger=ledger,
-            sampler=sampler,
-            chance=Chance.of(
-                examination.summary.class_counts["validation"], min_peers=config.search.min_peers
-            ),
-            halving=self._halving(),
+            strategy=strategy,
             keeper=keeper,
             budget=budget,
             levels=levels,
             seed=config.seed,
-            generation=config.search.generation,
             max_failures=config.resources.max_failures,
         )
         setting = self._setting()
@@ -145,7 +129,14 @@ class Sweep:
         )
         try:
             with progress:
-                self._tune(driver, setting, gpus=gpus, on_step=progress.update)
+                run_trials(
+                    driver,
+                    setting,
+                    config.resources,
+                    folder=folder.tune,
+                    gpus=gpus,
+                    on_step=progress.update,
+                )
             if driver.hopeless:
                 *_, last = (trial.reason for trial in ledger.trials() if trial.reason)
                 raise InputError(
@@ -185,12 +176,6 @@ class Sweep:
                 f"rungs.max_flops may be raised; {mend}."
             )
 
-    def _halving(self) -> Halving | None:
-        search = self._config.search
-        if search.reduction_factor is None:
-            return None
-        return Halving(reduction_factor=search.reduction_factor, min_peers=search.min_peers)
-
     def _setting(self) -> TrialSetting:
         task, source = self._config.task, self._config.source_task
         return TrialSetting(
@@ -205,57 +190,6 @@ class Sweep:
             trials_uri=self._folder.trials_uri,
             threads=self._config.resources.cpus,
         )
-
-    def _tune(
-        self,
-        driver: Driver,
-        setting: TrialSetting,
-        *,
-        gpus: Callable[[Recipe], float],
-        on_step: Callable[[], None],
-    ) -> None:
-        """Has Tune run trials until the driver has no more."""
-        resources = self._config.resources
-        concurrent = concurrent_trials(resources)
-        shutil.rmtree(self._folder.tune, ignore_errors=True)
-        with (
-            _environment(
-                # One result logger is enough, and Tune's write a file each and flush it per result.
-                TUNE_DISABLE_AUTO_CALLBACK_LOGGERS="1",
-                # A searcher of one's own would get one pending trial: a cluster could never grow.
-                TUNE_MAX_PENDING_TRIALS_PG=str(concurrent),
-                # Tune would print a warning about the ways of storing what is never restored.
-                RAY_AIR_NEW_OUTPUT="0",
-                # An interrupt ends the sweep at once: the same command goes on from the last rungs.
-                TUNE_DISABLE_SIGINT_HANDLER="1",
-                # The journal has every failure with its reason, and most are mended by a retry.
-                TUNE_PRINT_ALL_TRIAL_ERRORS="0",
-            ),
-            _silenced("ray.tune.tune"),  # which ends by listing the failures once more
-            _interrupt_between_steps(on_step) as step,
-        ):
-            tuner = tune.Tuner(
-                sized(TransferTrial, cpus=resources.cpus),
-                tune_config=tune.TuneConfig(
-                    search_alg=DriverSearcher(driver, setting.to_dict(), gpus=gpus),
-                    scheduler=DriverScheduler(driver),
-                    num_samples=-1,
-                    max_concurrent_trials=concurrent,
-                    reuse_actors=True,
-                ),
-                run_config=tune.RunConfig(
-                    name="session",
-                    storage_path=str(self._folder.tune),
-                    callbacks=[DriverCallback(step)],
-                    verbose=0,
-                ),
-            )
-            try:
-                tuner.fit()
-            except TuneError as error:
-                raise _origin(error) from None
-            finally:
-                shutil.rmtree(self._folder.tune, ignore_errors=True)
 
     def _test_frontier(self, ledger: Ledger, setting: TrialSetting) -> None:
         """Measures the test error of the frontier's points that lack one.
@@ -314,59 +248,3 @@ class Sweep:
             elapsed_seconds=ledger.elapsed_seconds,
             finished=self._over,
         )
-
-
-def _origin(error: BaseException) -> BaseException:
-    """What went wrong on our side of Tune, such as a full disk, from Tune's tale of it."""
-    while isinstance(error, TuneError) and (before := error.__cause__ or error.__context__):
-        error = before
-    return error
-
-
-@contextmanager
-def _environment(**variables: str) -> Iterator[None]:
-    """Sets what Tune reads from the environment, for as long as Tune runs."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-@contextmanager
-def _interrupt_between_steps(on_step: Callable[[], None]) -> Iterator[Callable[[], None]]:
-    """`on_step` that also raises `KeyboardInterrupt` if one came since the last step.
-
-    Raised wherever it comes, it may hit a callback of Ray's compiled code, which swallows it.
-    """
-    interrupted = threading.Event()
-
-    def step() -> None:
-        if interrupted.is_set():
-            raise KeyboardInterrupt
-        on_step()
-
-    if threading.current_thread() is not threading.main_thread():  # no signal comes here
-        yield step
-        return
-    before = signal.signal(signal.SIGINT, lambda *_: interrupted.set())
-    try:
-        yield step
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-@contextmanager
-def _silenced(logger: str) -> Iterator[None]:
-    """Hides a logger's errors."""
-    before = logging.getLogger(logger).level
-    logging.getLogger(logger).setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logging.getLogger(logger).setLevel(before)

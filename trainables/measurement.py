@@ -1,5 +1,6 @@
-"""The measurement: what a trial reports at a rung."""
+"""What a trial reports at a rung: the measurement, and how the trial stands."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from enum import StrEnum
@@ -65,3 +66,37 @@ class Measurement:
     def from_dict(cls, values: Mapping[str, Any]) -> "Measurement":
         """The measurement whose `to_dict` gave `values`; other names are ignored."""
         return cls(**{f.name: values[f.name] for f in fields(cls) if f.name in values})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What a trial tells the driver at a rung, or at its end."""
+
+    outcome: Outcome
+    measurement: Measurement | None = None
+    """None when the trial ends without one."""
+    unmeasured_flops: float = 0.0
+    """Training FLOPs executed after the last measurement by a trial that ends without one."""
+    reason: str | None = None
+    """Why it is infeasible or diverged."""
+    set_up_at: float | None = None
+    """When this trial's set-up began in its actor, Unix seconds; None where nobody looked."""
+    reported_at: float | None = None
+    """When the report left the actor, likewise."""
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Report":
+        """The report whose `to_json` gave `text`."""
+        values = json.loads(text)
+        measured = values["measurement"]
+        return cls(
+            **values
+            | {
+                "outcome": Outcome(values["outcome"]),
+                "measurement": Measurement.from_dict(measured) if measured else None,
+            }
+        )

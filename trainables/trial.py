@@ -8,7 +8,7 @@ import gc
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,81 +24,8 @@ from trainables.export import error_on_test, from_checkpoint
 from trainables.finetune import Finetuning
 from trainables.images.store import ImageStore, open_store
 from trainables.images.tasks import TaskSource
-from trainables.measurement import Measurement, Outcome
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrialSetting:
-    """What all trials of a sweep share."""
-
-    backbone: BackboneSource
-    task: TaskSource
-    store_resolution: int
-    """Side in pixels at which the images are decoded and kept."""
-    source_task: TaskSource | None
-    """The task that the backbone was trained on, where it is known."""
-    source_resolution: int
-    """Side in pixels at which its images are decoded and kept."""
-    mirror: bool
-    """Whether a mirrored image keeps its label."""
-    levels: tuple[float, ...]
-    """Training FLOPs of the rungs, ascending."""
-    cache: str
-    """Folder for decoded images and stored features, on every node its own."""
-    trials_uri: str
-    """Where the trials' checkpoints lie, reachable from every node."""
-    threads: int
-    """CPU threads a trial."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "TrialSetting":
-        """The setting whose `to_dict` gave `values`."""
-        source = values["source_task"]
-        records = {
-            "backbone": BackboneSource(**values["backbone"]),
-            "task": TaskSource(**values["task"]),
-            "source_task": TaskSource(**source) if source else None,
-            "levels": tuple(values["levels"]),
-        }
-        return cls(**{**values, **records})
-
-
-@dataclass(frozen=True, kw_only=True)
-class Report:
-    """What a trial tells the driver at a rung, or at its end."""
-
-    outcome: Outcome
-    measurement: Measurement | None
-    """None when the trial ends without one."""
-    unmeasured_flops: float
-    """Training FLOPs executed after the last measurement by a trial that ends without one."""
-    reason: str | None
-    """Why it is infeasible or diverged."""
-    set_up_at: float
-    """When this trial's set-up began in its actor, Unix seconds."""
-    reported_at: float
-    """When the report left the actor, Unix seconds."""
-
-    def to_json(self) -> str:
-        """One line of JSON."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> "Report":
-        """The report whose `to_json` gave `text`."""
-        values = json.loads(text)
-        measured = values["measurement"]
-        return cls(
-            **values
-            | {
-                "outcome": Outcome(values["outcome"]),
-                "measurement": Measurement.from_dict(measured) if measured else None,
-            }
-        )
+from trainables.measurement import Measurement, Outcome, Report
+from trainables.trial_setting import TrialSetting
 
 
 class TransferTrial(tune.Trainable):

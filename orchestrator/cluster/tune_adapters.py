@@ -12,9 +12,9 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
 from orchestrator.search.driver import Driver, Idle
-from orchestrator.search.halving import Decision
+from orchestrator.search.strategy import Decision
 from search_spaces.recipe import Recipe
-from trainables.trial import Report
+from trainables.measurement import Report
 
 
 def sized(trainable: type[tune.Trainable], *, cpus: int) -> type[tune.Trainable]:
@@ -94,15 +94,8 @@ class DriverScheduler(_Unsaved, FIFOScheduler):
 
     def on_trial_result(self, controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         report = Report.from_json(result["report"])
-        decision = self._driver.report(
-            trial.config["trial_id"],
-            outcome=report.outcome,
-            measurement=report.measurement,
-            unmeasured_flops=report.unmeasured_flops,
-            reason=report.reason,
-            set_up_at=report.set_up_at,
-            reported_at=report.reported_at,
-        )
+        decision = self._driver.report(trial.config["trial_id"], report)
+        # To Tune a paused trial is over: the driver hands it out again as a new one of Tune's.
         stop: str = TrialScheduler.STOP
         go_on: str = TrialScheduler.CONTINUE
         return go_on if decision is Decision.CONTINUE else stop

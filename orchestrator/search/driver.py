@@ -10,12 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from orchestrator.search.chance import Chance
-from orchestrator.search.halving import Decision, Halving
-from orchestrator.search.sampler import FrontierSampler
+from orchestrator.search.strategy import GO_ON, Decision, Standing, Strategy, Verdict
 from orchestrator.store.ledger import Ledger, TrialRecord, TrialState
 from orchestrator.store.retention import CheckpointKeeper
-from trainables.measurement import Measurement, Outcome
+from trainables.measurement import Measurement, Outcome, Report
 from trainables.seeds import derive_seed
 
 HOPELESS_FAILURES = 8
@@ -41,39 +39,38 @@ class Budget:
 
 
 class Driver:
-    """Draws recipes, records what comes back, races trials at equal compute, keeps the budget."""
+    """Draws recipes, records what comes back, does as its judges say, keeps the budget."""
 
     def __init__(
         self,
         *,
         ledger: Ledger,
-        sampler: FrontierSampler,
-        chance: Chance,
-        halving: Halving | None,
+        strategy: Strategy,
         keeper: CheckpointKeeper,
         budget: Budget,
         levels: tuple[float, ...],
         seed: int,
-        generation: int | None = None,
         max_failures: int = 0,
         clock: Callable[[], float] = time.time,
     ) -> None:
         """`max_failures`: how often a trial that raised or was lost is set up again."""
         self._ledger = ledger
-        self._sampler = sampler
-        self._chance = chance
-        self._halving = halving
+        self._strategy = strategy
+        self._generation = strategy.generation
         self._keeper = keeper
         self._budget = budget
         self._levels = levels
         self._seed = seed
-        self._generation = generation
         self._max_failures = max_failures
         self._clock = clock
         self._started = clock() - ledger.elapsed_seconds
-        unfinished = [t.trial_id for t in ledger.trials() if not t.finished]
+        trials = ledger.trials()
+        self._paused = {t.trial_id: None for t in trials if t.state is TrialState.PAUSED}
+        unfinished = [t.trial_id for t in trials if t.state is TrialState.RUNNING]
         self._waiting = deque(unfinished)
         self._interrupted = dict.fromkeys(unfinished, "the driver was started again")
+        self._resumed_at: dict[str, int] = {}
+        """Rung at which each trial was paused that has been handed out again."""
         self._failures: Counter[str] = Counter()
         self._live: set[str] = set()
         self._torn_generation = self._is_generation_torn()
@@ -92,12 +89,14 @@ class Driver:
         return failed >= HOPELESS_FAILURES and not any(trial.measurements for trial in trials)
 
     def next_trial(self) -> TrialRecord | Idle:
-        """The trial to start now: one that was interrupted, else a newly drawn one."""
+        """The trial to start now: one that was interrupted or paused, else a newly drawn one."""
         if self.out_of_time or self.hopeless:
             return Idle.FINISHED
         if self._torn_generation:
             self._torn_generation = False
             self._draw_rest_of_generation()
+        if not self._waiting:
+            self._resume()
         if not self._waiting:
             idle = self._draw()
             if idle is not None:
@@ -108,24 +107,12 @@ class Driver:
             self._ledger.restarted(trial_id, reason=reason)
         return self._ledger.trial(trial_id)
 
-    def report(
-        self,
-        trial_id: str,
-        *,
-        outcome: Outcome,
-        measurement: Measurement | None,
-        unmeasured_flops: float = 0.0,
-        reason: str | None = None,
-        set_up_at: float | None = None,
-        reported_at: float | None = None,
-    ) -> Decision:
+    def report(self, trial_id: str, report: Report) -> Decision:
         """Records what a trial reports; tells whether it goes on to its next rung."""
-        if measurement is not None:
-            self._ledger.measured(
-                trial_id, measurement, set_up_at=set_up_at, reported_at=reported_at
-            )
-            self._keeper.measured(trial_id, measurement.rung)
-        decision = self._decide(trial_id, outcome, measurement, unmeasured_flops, reason)
+        if report.measurement is not None:
+            self._ledger.measured(trial_id, report)
+            self._keeper.measured(trial_id, report.measurement.rung)
+        decision = self._decide(trial_id, report)
         self._keeper.tidy()
         return decision
 
@@ -144,36 +131,42 @@ class Driver:
         self._interrupted[trial_id] = reason
         self._waiting.appendleft(trial_id)
 
-    def _decide(
-        self,
-        trial_id: str,
-        outcome: Outcome,
-        measurement: Measurement | None,
-        unmeasured_flops: float,
-        reason: str | None,
-    ) -> Decision:
-        if measurement is not None and self._stays_at_chance(trial_id, measurement):
+    def _decide(self, trial_id: str, report: Report) -> Decision:
+        measurement, over = report.measurement, report.outcome is not Outcome.RUNNING
+        verdict = GO_ON
+        if measurement is not None and self._resumed_at.get(trial_id) != measurement.rung:
+            verdict = self._judge(trial_id, measurement, over=over)
+        if verdict.decision is Decision.STOP:
+            assert verdict.state is not None  # a verdict to stop has one
+            self._finish(trial_id, verdict.state, reason=verdict.reason)
             return Decision.STOP
-        if outcome is not Outcome.RUNNING:
+        if over:
             self._finish(
                 trial_id,
-                TrialState(outcome.value),
-                reason=reason,
-                unmeasured_flops=unmeasured_flops,
+                TrialState(report.outcome.value),
+                reason=report.reason,
+                unmeasured_flops=report.unmeasured_flops,
             )
             return Decision.STOP
-        assert measurement is not None  # a trial that goes on has measured
-        if self._race(trial_id, measurement) is Decision.STOP:
-            self._finish(
-                trial_id,
-                TrialState.HALVED,
-                reason=f"others were better at rung {measurement.rung}",
-            )
-            return Decision.STOP
-        if self.out_of_time:
+        if verdict.decision is Decision.PAUSE:
+            self._ledger.paused(trial_id)
+            self._paused[trial_id] = None
+        if verdict.decision is Decision.PAUSE or self.out_of_time:
             self._live.discard(trial_id)
-            return Decision.STOP
+            return Decision.PAUSE
         return Decision.CONTINUE
+
+    def _judge(self, trial_id: str, measurement: Measurement, *, over: bool) -> Verdict:
+        """The first verdict on a trial that is not to go on, else to go on."""
+        standing = Standing(
+            trial=self._ledger.trial(trial_id),
+            measurement=measurement,
+            peers=self._peers(trial_id, measurement.rung),
+            over=over,
+        )
+        judges = (*self._strategy.judges, self._strategy.scheduler)
+        verdicts = (judge.judge(standing) for judge in judges)
+        return next((v for v in verdicts if v.decision is not Decision.CONTINUE), GO_ON)
 
     def _finish(
         self,
@@ -185,27 +178,7 @@ class Driver:
     ) -> None:
         self._ledger.finished(trial_id, state, reason=reason, unmeasured_flops=unmeasured_flops)
         self._live.discard(trial_id)
-        self._sampler.tell(self._ledger.trial(trial_id))
-
-    def _stays_at_chance(self, trial_id: str, measurement: Measurement) -> bool:
-        """Whether the trial guesses where others have learnt; if so, it is over."""
-        peers = self._peers(trial_id, measurement.rung)
-        if not self._chance.has_diverged(measurement.val_error, peers):
-            return False
-        self._finish(
-            trial_id,
-            TrialState.DIVERGED,
-            reason=f"an error of {measurement.val_error:.3f} at rung {measurement.rung} is no "
-            f"better than guessing ({self._chance.error:.3f}), where "
-            f"{self._chance.learners(peers)} of {len(peers)} trials have learnt",
-        )
-        return True
-
-    def _race(self, trial_id: str, measurement: Measurement) -> Decision:
-        if self._halving is None:
-            return Decision.CONTINUE
-        peers = self._peers(trial_id, measurement.rung)
-        return self._halving.decide(measurement.rung, measurement.val_error, peers)
+        self._strategy.sampler.tell(self._ledger.trial(trial_id))
 
     def _peers(self, trial_id: str, rung: int) -> list[float]:
         """The errors at a rung that the trial is compared with, its own included."""
@@ -218,6 +191,24 @@ class Driver:
             for peer, error in errors.items()
             if peer == trial_id or self._ledger.trial(peer).number < first
         ]
+
+    def _resume(self) -> None:
+        """Queues the paused trial that goes on now; in generations all that do, once none runs."""
+        if self._generation and self._live:
+            return
+        while self._paused:
+            trials = [self._ledger.trial(trial_id) for trial_id in self._paused]
+            room = self._uncommitted_flops()
+            affordable = [t for t in trials if room is None or _unspent(t) <= room]
+            trial = self._strategy.scheduler.resume(affordable, self._ledger.errors_at)
+            if trial is None:
+                return
+            del self._paused[trial.trial_id]
+            self._resumed_at[trial.trial_id] = trial.measurements[-1].rung
+            self._ledger.resumed(trial.trial_id)
+            self._waiting.append(trial.trial_id)
+            if not self._generation:
+                return
 
     def _draw(self) -> Idle | None:
         """Queues the next recipe, or the next generation; tells why it could not."""
@@ -256,7 +247,7 @@ class Driver:
         room = self._uncommitted_flops()
         if room is not None and room < self._levels[0]:
             return self._idle()
-        suggestion = self._sampler.ask(number, max_target_flops=room)
+        suggestion = self._strategy.sampler.ask(number, max_target_flops=room)
         if suggestion is None:  # nothing in the space is that cheap
             return self._idle()
         trial = TrialRecord(
@@ -285,11 +276,11 @@ class Driver:
         if self._budget.sweep_flops is None:
             return None
         open_trials = (self._ledger.trial(t) for t in (*self._live, *self._waiting))
-        committed = sum(
-            max(0.0, trial.recipe.target_flops - _spent(trial)) for trial in open_trials
-        )
+        committed = sum(_unspent(trial) for trial in open_trials)
         return self._budget.sweep_flops - self._ledger.sweep_flops - committed
 
 
-def _spent(trial: TrialRecord) -> float:
-    return trial.measurements[-1].train_flops if trial.measurements else 0.0
+def _unspent(trial: TrialRecord) -> float:
+    """What the trial may still spend, FLOPs."""
+    spent = trial.measurements[-1].train_flops if trial.measurements else 0.0
+    return max(0.0, trial.recipe.target_flops - spent)

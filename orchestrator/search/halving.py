@@ -1,17 +1,10 @@
-"""Asynchronous successive halving at equal compute."""
+"""Asynchronous successive halving at equal compute, in its stopping form."""
 
 from collections.abc import Sequence
-from enum import StrEnum
 from math import floor, isfinite
 
-
-class Decision(StrEnum):
-    """What becomes of a trial that has reached a rung."""
-
-    CONTINUE = "continue"
-    """Train on to the next rung."""
-    STOP = "stop"
-    """Give its compute to others."""
+from orchestrator.search.strategy import GO_ON, Decision, ErrorsAt, Standing, Verdict
+from orchestrator.store.ledger import TrialRecord, TrialState
 
 
 class Halving:
@@ -21,16 +14,10 @@ class Halving:
     measured at a rung so far, the best max(1, floor(n / reduction_factor)) go on, ties included.
     Nobody waits, so early arrivals are judged against few: while fewer than `min_peers` trials
     were measured at the rung, everyone goes on.
-
-    Keeps no state of its own, so that a replay of recorded curves drives it as a sweep does.
     """
 
     def __init__(self, *, reduction_factor: float, min_peers: int) -> None:
-        if not (isfinite(reduction_factor) and reduction_factor > 1):
-            raise ValueError(
-                f"reduction_factor={reduction_factor!r} must be above 1; "
-                "4 lets the best quarter of a rung's trials go on."
-            )
+        check_reduction_factor(reduction_factor)
         if min_peers < 1:
             raise ValueError(
                 f"min_peers={min_peers!r} must be at least 1; "
@@ -39,18 +26,34 @@ class Halving:
         self._reduction_factor = reduction_factor
         self._min_peers = min_peers
 
-    def decide(self, rung: int, error: float, peers: Sequence[float]) -> Decision:
-        """Whether the trial that has just measured `error` at `rung` trains on.
+    def judge(self, standing: Standing) -> Verdict:
+        """Stops the trial unless it is among the best; one with an error not finite stops."""
+        error, peers = standing.measurement.val_error, standing.peers
+        if standing.over or self._goes_on(error, peers):
+            return GO_ON
+        return Verdict(
+            decision=Decision.STOP,
+            state=TrialState.HALVED,
+            reason=f"others were better at rung {standing.measurement.rung}",
+        )
 
-        `peers` are the validation errors of every trial measured at this rung so far, this one
-        included. Errors that are not finite count as worst; a trial with such an error stops.
-        """
-        if rung < 0:
-            raise ValueError(f"rung={rung!r} must be an index from 0.")
+    def resume(self, paused: Sequence[TrialRecord], errors_at: ErrorsAt) -> TrialRecord | None:
+        """The first of the trials that another scheduler left paused; this one pauses nobody."""
+        return next(iter(paused), None)
+
+    def _goes_on(self, error: float, peers: Sequence[float]) -> bool:
         if not isfinite(error):
-            return Decision.STOP
+            return False
         if len(peers) < self._min_peers:
-            return Decision.CONTINUE
+            return True
         places = max(1, floor(len(peers) / self._reduction_factor))
-        better = sum(peer < error for peer in peers)
-        return Decision.CONTINUE if better < places else Decision.STOP
+        return sum(peer < error for peer in peers) < places
+
+
+def check_reduction_factor(reduction_factor: float) -> None:
+    """Raises `ValueError` for a factor that would let everyone, or nobody, go on."""
+    if not (isfinite(reduction_factor) and reduction_factor > 1):
+        raise ValueError(
+            f"reduction_factor={reduction_factor!r} must be above 1; "
+            "4 lets the best quarter of a rung's trials go on."
+        )

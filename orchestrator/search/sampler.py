@@ -1,50 +1,36 @@
-"""The sampler: which recipe to try next, learnt from the trials that have finished."""
+"""The sampler of a sweep: recipes drawn by an Optuna sampler from the trials that have finished."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import optuna
 from numpy.random import SeedSequence
-from optuna.distributions import BaseDistribution, CategoricalDistribution, distribution_to_json
-from optuna.samplers import BaseSampler, RandomSampler, TPESampler
-from optuna.trial import FrozenTrial, create_trial
-from optuna.trial import TrialState as StudyState
+from optuna.distributions import distribution_to_json
+from optuna.samplers import BaseSampler, RandomSampler
 
+from orchestrator.search.strategy import Suggestion
 from orchestrator.search.study import SweepStudy
 from orchestrator.store.ledger import TrialRecord
 from search_spaces.draws import Draw, draw
 from search_spaces.problem import Problem
 from search_spaces.ranges import InvalidRangeError, Ranges
-from search_spaces.recipe import InvalidRecipeError, Recipe
+from search_spaces.recipe import InvalidRecipeError
 from search_spaces.space import Space
 
 _DRAWS = 32
 """Draws before a space that keeps making invalid or unaffordable recipes is given up."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class Suggestion:
-    """A recipe to try, with what a `TrialRecord` must keep of its making."""
-
-    number: int
-    recipe: Recipe
-    params: Mapping[str, Any]
-    """The sampler's parameters that gave the recipe."""
-    distributions: Mapping[str, str]
-    """Their distributions, as JSON."""
+MakeDraws = Callable[[optuna.Study, int], BaseSampler]
+"""Makes, of the sweep's study and a seed, what one new trial's values are drawn from."""
 
 
-class FrontierSampler:
-    """Suggests recipes near the frontier of (validation error, log10 training FLOPs).
+class StudySampler:
+    """Suggests recipes by what an Optuna sampler makes of the sweep's study.
 
-    Univariate multi-objective TPE over every parameter of the space, the compute aimed at
-    included. Trials still running count as bad nearby ("constant liar"), so that parallel trials
-    spread; infeasible ones count as violating a constraint, failed ones not at all.
-
-    A suggestion depends on (seed, number, trials asked and told before), not on when or how often
-    the process was started. What the sampler knows lies in a `SweepStudy`, a view of the ledger.
+    The study's objectives are (validation error, log10 training FLOPs), over every parameter of
+    the space, the compute aimed at included. A suggestion depends on (seed, number, trials asked
+    and told before), not on when or how often the process was started. What the sampler knows lies
+    in a `SweepStudy`, a view of the ledger.
     """
 
     def __init__(
@@ -56,26 +42,17 @@ class FrontierSampler:
         ranges: Ranges,
         problem: Problem,
         seed: int,
-        startup_trials: int,
+        draws: MakeDraws,
     ) -> None:
-        """`startup_trials` must have finished before TPE takes over from random draws.
-
-        TPE calls the best tenth of the trials good, so it has nothing to aim at before the tenth.
-        `space` and `ranges` are expected to have passed `check_space`.
-        """
+        """`space` and `ranges` are expected to have passed `check_space`."""
         if seed < 0:
             raise ValueError(f"seed={seed!r} must not be negative; choose a whole number from 0.")
-        if startup_trials < 1:
-            raise ValueError(
-                f"startup_trials={startup_trials!r} must be at least 1; "
-                "TPE has nothing to learn from before."
-            )
         self._study = SweepStudy(study_path, sweep_id)
         self._space = space
         self._ranges = ranges
         self._problem = problem
         self._seed = seed
-        self._startup_trials = startup_trials
+        self._draws = draws
 
     def ask(self, number: int, *, max_target_flops: float | None = None) -> Suggestion | None:
         """The recipe of trial `number`, which from now on counts as running.
@@ -141,62 +118,10 @@ class FrontierSampler:
     def _sampler(self, number: int, attempt: int) -> BaseSampler:
         """A sampler without a past of its own, so that a restart changes nothing.
 
-        Only the first attempt asks TPE: nobody tells it what is invalid, so it would insist.
+        Only the first attempt learns from the study: nobody tells the study what is invalid, so
+        its sampler would insist.
         """
         seed = int(SeedSequence((self._seed, number, attempt)).generate_state(1)[0])
         if attempt > 0:
             return RandomSampler(seed=seed)
-        return _HistorySampler(self._study.handle(), seed=seed, startup_trials=self._startup_trials)
-
-
-class _HistorySampler(BaseSampler):
-    """Draws a throw-away trial's values from what TPE makes of another study's trials."""
-
-    def __init__(self, history: optuna.Study, *, seed: int, startup_trials: int) -> None:
-        self._history = history
-        self._random = RandomSampler(seed=seed)
-        # Univariate: conditional parameters are sampled as well as any, and it found better
-        # frontiers than multivariate TPE in simulation.
-        self._tpe = TPESampler(n_startup_trials=startup_trials, multivariate=False, seed=seed)
-        # without a number: TPE leaves the history's trial of the same number out
-        self._newcomer = create_trial(state=StudyState.RUNNING)
-
-    def infer_relative_search_space(
-        self, study: optuna.Study, trial: FrozenTrial
-    ) -> dict[str, BaseDistribution]:
-        return {}  # univariate TPE samples every parameter by itself
-
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        return {}
-
-    def sample_independent(
-        self,
-        study: optuna.Study,
-        trial: FrozenTrial,
-        param_name: str,
-        param_distribution: BaseDistribution,
-    ) -> Any:
-        if isinstance(param_distribution, CategoricalDistribution):
-            return self._choice(param_name, param_distribution)
-        return self._sampled(param_name, param_distribution)
-
-    def _choice(self, name: str, distribution: CategoricalDistribution) -> Any:
-        """One of the choices, also when the history holds choices that are offered no longer.
-
-        TPE refuses such a history, so it draws from old and new choices together, and chance
-        decides where it favours an old one: a sweep can go on with other ranges or a newer space.
-        """
-        gone = {
-            trial.params[name]: None
-            for trial in self._history.get_trials(deepcopy=False)
-            if name in trial.params and trial.params[name] not in distribution.choices
-        }
-        together = CategoricalDistribution((*distribution.choices, *gone))
-        if (choice := self._sampled(name, together)) in distribution.choices:
-            return choice
-        return self._random.sample_independent(self._history, self._newcomer, name, distribution)
-
-    def _sampled(self, name: str, distribution: BaseDistribution) -> Any:
-        return self._tpe.sample_independent(self._history, self._newcomer, name, distribution)
+        return self._draws(self._study.handle(), seed)

@@ -140,7 +140,7 @@ class _Verdict:
         """The end of the trial's curve, or a penalty at the compute it aimed at."""
         penalty = (_WORST_ERROR, log10(record.recipe.target_flops))
         match record.state:
-            case TrialState.RUNNING:
+            case TrialState.RUNNING | TrialState.PAUSED:
                 return cls(state=StudyState.RUNNING, constraints={})
             case TrialState.FAILED:
                 return cls(state=StudyState.FAIL, constraints={})

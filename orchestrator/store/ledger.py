@@ -13,7 +13,7 @@ from typing import Any
 from analysis.frontier import Frontier, FrontierPoint
 from orchestrator.store.journal import Journal
 from search_spaces.recipe import Recipe
-from trainables.measurement import Measurement
+from trainables.measurement import Measurement, Report
 
 
 class TrialState(StrEnum):
@@ -21,6 +21,8 @@ class TrialState(StrEnum):
 
     RUNNING = "running"
     """Suggested and not finished; after a driver's death it goes on from its last rung."""
+    PAUSED = "paused"
+    """Left its worker at a rung and waits there until it may go on."""
     COMPLETE = "complete"
     """Spent the compute it aimed at."""
     HALVED = "halved"
@@ -31,6 +33,10 @@ class TrialState(StrEnum):
     """Its loss stopped being finite, or its error stayed at chance where others learnt."""
     FAILED = "failed"
     """Raised or was lost more often than it may be retried."""
+
+    @property
+    def finished(self) -> bool:
+        return self not in (TrialState.RUNNING, TrialState.PAUSED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +69,7 @@ class TrialRecord:
 
     @property
     def finished(self) -> bool:
-        return self.state is not TrialState.RUNNING
+        return self.state.finished
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,29 +177,33 @@ class Ledger:
         """A trial is set up again after a failure or after a driver's death."""
         self._record({"event": "restarted", "trial_id": trial_id, "reason": reason})
 
-    def measured(
-        self,
-        trial_id: str,
-        measurement: Measurement,
-        *,
-        set_up_at: float | None = None,
-        reported_at: float | None = None,
-    ) -> None:
+    def measured(self, trial_id: str, report: Report) -> None:
         """A trial reports a rung. One that is known already changes nothing and costs nothing.
 
-        When this attempt's set-up began and when its report was sent, in Unix seconds by the
-        worker's clock, are kept in the journal only: they tell where time went between trials.
+        The report's times are kept in the journal only: they tell where time went between trials.
+        Raises `ValueError` for a report without a measurement.
         """
+        measurement = report.measurement
+        if measurement is None:
+            raise ValueError(f"Trial {trial_id} reports no measurement; there is none to record.")
         if (trial_id, measurement.rung) not in self._readings:
             self._record(
                 {
                     "event": "measured",
                     "trial_id": trial_id,
                     "measurement": measurement.to_dict(),
-                    "set_up_at": set_up_at,
-                    "reported_at": reported_at,
+                    "set_up_at": report.set_up_at,
+                    "reported_at": report.reported_at,
                 }
             )
+
+    def paused(self, trial_id: str) -> None:
+        """A trial left its worker at its newest rung."""
+        self._record({"event": "paused", "trial_id": trial_id})
+
+    def resumed(self, trial_id: str) -> None:
+        """A paused trial goes on, which is no new attempt."""
+        self._record({"event": "resumed", "trial_id": trial_id})
 
     def finished(
         self,
@@ -252,6 +262,14 @@ class Ledger:
         trial = self._trials[event["trial_id"]]
         self._trials[trial.trial_id] = replace(trial, attempt=trial.attempt + 1)
 
+    def _fold_paused(self, event: Mapping[str, Any]) -> None:
+        trial = self._trials[event["trial_id"]]
+        self._trials[trial.trial_id] = replace(trial, state=TrialState.PAUSED)
+
+    def _fold_resumed(self, event: Mapping[str, Any]) -> None:
+        trial = self._trials[event["trial_id"]]
+        self._trials[trial.trial_id] = replace(trial, state=TrialState.RUNNING)
+
     def _fold_measured(self, event: Mapping[str, Any]) -> None:
         trial = self._trials[event["trial_id"]]
         measurement = Measurement.from_dict(event["measurement"])
@@ -301,6 +319,8 @@ _FOLDS: dict[str, Callable[[Ledger, Mapping[str, Any]], None]] = {
     "opened": Ledger._fold_opened,
     "suggested": Ledger._fold_suggested,
     "restarted": Ledger._fold_restarted,
+    "paused": Ledger._fold_paused,
+    "resumed": Ledger._fold_resumed,
     "measured": Ledger._fold_measured,
     "finished": Ledger._fold_finished,
     "tested": Ledger._fold_tested,

@@ -93,6 +93,7 @@ class Progress:
         states = Counter(trial.state for trial in self._ledger.trials())
         return {
             "running": states[TrialState.RUNNING],
+            "paused": states[TrialState.PAUSED],
             "done": states[TrialState.COMPLETE],
             "stopped early": states[TrialState.HALVED],
             "diverged": states[TrialState.DIVERGED],

@@ -40,6 +40,7 @@ MAX_NAME_LENGTH = 250
 
 STATUSES: Mapping[TrialState, str] = {
     TrialState.RUNNING: "RUNNING",
+    TrialState.PAUSED: "SCHEDULED",  # it may go on
     TrialState.COMPLETE: "FINISHED",
     TrialState.HALVED: "FINISHED",  # stopped on purpose, and its curve counts in full
     TrialState.DIVERGED: "FAILED",

@@ -15,7 +15,7 @@ from ray.cluster_utils import Cluster
 from analysis.table import read_measurements, read_trials, rows
 from orchestrator.config import SweepConfig, validate
 from orchestrator.search.driver import Driver
-from orchestrator.search.halving import Decision
+from orchestrator.search.strategy import Decision
 from orchestrator.sweep import Sweep
 
 pytestmark = pytest.mark.timeout(240)

@@ -10,7 +10,7 @@ from pyarrow import fs
 from orchestrator.store.journal import Journal
 from orchestrator.store.ledger import Ledger, TrialRecord, TrialState
 from search_spaces.recipe import Recipe
-from trainables.measurement import Measurement
+from trainables.measurement import Measurement, Outcome, Report
 
 LEVELS = (1e9, 2e9, 4e9, 8e9)
 
@@ -70,6 +70,12 @@ def measurement(
     )
 
 
+def reported(rung: int, val_error: float = 0.5, *, over: bool = False, **values: Any) -> Report:
+    """What a trial reports that measured `measurement(rung, val_error)`."""
+    outcome = Outcome.COMPLETE if over else Outcome.RUNNING
+    return Report(outcome=outcome, measurement=measurement(rung, val_error, **values))
+
+
 class Clock:
     """Shows the time it was set to."""
 
@@ -108,7 +114,7 @@ def ledger_of(
     for number, errors in curves.items():
         ledger.suggested(record(number))
         for rung, error in enumerate(errors):
-            ledger.measured(f"t{number}", measurement(rung, error))
+            ledger.measured(f"t{number}", reported(rung, error))
     for number in finished:
         ledger.finished(f"t{number}", TrialState.COMPLETE)
     return ledger

@@ -312,7 +312,7 @@ def test_doctor_says_what_it_found(prunetune: Prunetune, config: Path, tmp_path:
         f"ok  {title}"
         for title in (
             *("config", "folder", "task", "backbone"),
-            *("space", "images", "recipes", "tracking"),
+            *("space", "search", "images", "recipes", "tracking"),
         )
     ]
     assert "10 classes" in ended.out

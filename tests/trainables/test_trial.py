@@ -22,8 +22,9 @@ from trainables.export import error_on_test, from_checkpoint
 from trainables.finetune import Finetuning
 from trainables.images.store import open_store
 from trainables.images.tasks import TaskSource
-from trainables.measurement import Measurement, Outcome
-from trainables.trial import Report, TransferTrial, TrialSetting, measure_test_error
+from trainables.measurement import Measurement, Outcome, Report
+from trainables.trial import TransferTrial, measure_test_error
+from trainables.trial_setting import TrialSetting
 
 RECIPE = make_recipe(pruning_ratio=0.5, augmentation=0.4, target_flops=LEVELS[2])
 

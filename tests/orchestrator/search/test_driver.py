@@ -1,6 +1,6 @@
 """The driver keeps its budget, loses nothing, and decides alike whatever happens around it."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
@@ -15,8 +15,11 @@ from optuna.trial import TrialState as StudyState
 
 from orchestrator.search.chance import Chance
 from orchestrator.search.driver import HOPELESS_FAILURES, Budget, Driver, Idle
-from orchestrator.search.halving import Decision, Halving
-from orchestrator.search.sampler import FrontierSampler
+from orchestrator.search.halving import Halving
+from orchestrator.search.no_race import NoRace
+from orchestrator.search.sampler import StudySampler
+from orchestrator.search.strategy import Decision, Scheduler, Standing, Strategy, Verdict
+from orchestrator.search.tpe import tpe
 from orchestrator.store.journal import Journal
 from orchestrator.store.ledger import Ledger, TrialRecord, TrialState
 from orchestrator.store.retention import CheckpointKeeper
@@ -24,7 +27,7 @@ from search_spaces.methods.filter_pruning import filter_pruning
 from search_spaces.problem import Problem
 from search_spaces.recipe import Recipe
 from tests.orchestrator.fake_trials import LEVELS, Clock, disk, measurement
-from trainables.measurement import Measurement, Outcome
+from trainables.measurement import Measurement, Outcome, Report
 
 PROBLEM = Problem(rungs=LEVELS, native_resolution=32, train_images=50_000, classes=10)
 FEW = {
@@ -67,7 +70,7 @@ class Sweep:
         self,
         *,
         budget: Budget,
-        halving: Halving | None = None,
+        scheduler: Scheduler | None = None,
         generation: int | None = None,
         max_failures: int = 0,
         chance: Chance = NO_LUCK,
@@ -78,27 +81,29 @@ class Sweep:
         self.journal = Journal(disk(self.folder), "journal")
         self.ledger = Ledger(self.journal, clock=self.clock)
         self.ledger.open(sweep_id="sweep")
-        sampler = FrontierSampler(
+        sampler = StudySampler(
             study_path=self.folder / "optuna.journal",
             sweep_id="sweep",
             space=filter_pruning,
             ranges=FEW,
             problem=PROBLEM,
             seed=seed,
-            startup_trials=startup_trials,
+            draws=tpe(startup_trials=startup_trials),
         )
         sampler.reconcile(self.ledger.trials())
         self.study = sampler._study
         return Driver(
             ledger=self.ledger,
-            sampler=sampler,
-            chance=chance,
-            halving=halving,
+            strategy=Strategy(
+                sampler=sampler,
+                scheduler=scheduler or NoRace(),
+                judges=(chance,),
+                generation=generation,
+            ),
             keeper=CheckpointKeeper(self.ledger, (self.folder / "trials").as_uri()),
             budget=budget,
             levels=LEVELS,
             seed=seed,
-            generation=generation,
             max_failures=max_failures,
             clock=self.clock,
         )
@@ -149,14 +154,12 @@ class Slots:
         trial, rung = self.running[trial_id]
         over = rung == last_rung(trial.recipe)
         decision = self.driver.report(
-            trial_id,
-            outcome=Outcome.COMPLETE if over else Outcome.RUNNING,
-            measurement=measured(rung, self.error_of(trial.recipe, rung)),
+            trial_id, reported(rung, self.error_of(trial.recipe, rung), over=over)
         )
         self.running[trial_id] = (trial, rung + 1)
         if over:
             assert decision is Decision.STOP
-        if decision is Decision.STOP:
+        if decision is not Decision.CONTINUE:
             del self.running[trial_id]
 
 
@@ -170,6 +173,14 @@ def measured(rung: int, error: float) -> Measurement:
         train_flops=LEVELS[rung] * share,
         executed_flops=LEVELS[rung] * share - before,
     )
+
+
+def reported(rung: int, error: float, *, over: bool = False) -> Report:
+    outcome = Outcome.COMPLETE if over else Outcome.RUNNING
+    return Report(outcome=outcome, measurement=measured(rung, error))
+
+
+INFEASIBLE = Report(outcome=Outcome.INFEASIBLE, reason="so")
 
 
 @pytest.fixture
@@ -187,11 +198,7 @@ def served(driver: Driver) -> TrialRecord:
 
 def report(driver: Driver, trial: TrialRecord, rung: int = 0, error: float = 0.5) -> Decision:
     over = rung == last_rung(trial.recipe)
-    return driver.report(
-        trial.trial_id,
-        outcome=Outcome.COMPLETE if over else Outcome.RUNNING,
-        measurement=measured(rung, error),
-    )
+    return driver.report(trial.trial_id, reported(rung, error, over=over))
 
 
 # budgets
@@ -226,7 +233,7 @@ def test_a_budget_of_compute_is_never_exceeded_and_never_left_unused(
             budget=Budget(sweep_flops=budget, trials=40),
             seed=seed,
             generation=generation,
-            halving=Halving(reduction_factor=2, min_peers=2) if halved else None,
+            scheduler=Halving(reduction_factor=2, min_peers=2) if halved else None,
         )
         Slots(driver, random=Random(seed), concurrent=concurrent).run()
         sweep.die()
@@ -241,7 +248,7 @@ def test_wall_time_pauses_running_trials_and_leaves_them_unfinished(sweep: Sweep
     trials = [served(driver) for _ in range(4)]
     long = next(trial for trial in trials if last_rung(trial.recipe) > 0)
     sweep.clock.now += 61
-    assert report(driver, long) is Decision.STOP
+    assert report(driver, long) is Decision.PAUSE
     assert driver.next_trial() is Idle.FINISHED
     assert not sweep.ledger.trial(long.trial_id).finished
     sweep.die()
@@ -290,7 +297,7 @@ def test_compute_that_a_stopped_trial_leaves_is_waited_for(sweep: Sweep) -> None
         trials.append(trial)
     assert trial is Idle.WAIT
     for trial in trials:  # none runs: all that they were granted comes back
-        driver.report(trial.trial_id, outcome=Outcome.INFEASIBLE, measurement=None, reason="so")
+        driver.report(trial.trial_id, INFEASIBLE)
     assert isinstance(driver.next_trial(), TrialRecord)
 
 
@@ -357,11 +364,13 @@ def test_more_compute_extends_a_sweep(sweep: Sweep) -> None:
 # generations
 
 
-def swept(folder: Path, order: int, *, halving: Halving | None = None) -> list[Recipe]:
+def swept(folder: Path, order: int, *, scheduler: Scheduler | None = None) -> list[Recipe]:
     """The recipes of a sweep in generations whose trials report in the given order."""
     folder.mkdir()
     sweep = Sweep(folder)
-    driver = sweep.driver(budget=Budget(trials=20), generation=5, startup_trials=5, halving=halving)
+    driver = sweep.driver(
+        budget=Budget(trials=20), generation=5, startup_trials=5, scheduler=scheduler
+    )
     Slots(driver, random=Random(order), concurrent=1 + order % 4).run()
     sweep.die()
     return sweep.recipes()
@@ -371,7 +380,7 @@ def test_generations_give_the_same_recipes_in_whatever_order_trials_report(
     tmp_path: Path,
 ) -> None:
     halving = Halving(reduction_factor=2, min_peers=3)
-    first, *others = [swept(tmp_path / str(n), n, halving=halving) for n in range(4)]
+    first, *others = [swept(tmp_path / str(n), n, scheduler=halving) for n in range(4)]
     assert all(other == first for other in others)
     assert len({recipe.recipe_id for recipe in first}) == 20
 
@@ -420,7 +429,7 @@ def test_a_generation_cut_by_the_budget_is_not_filled_up_while_it_runs(sweep: Sw
     while isinstance(trial := driver.next_trial(), TrialRecord):
         trials.append(trial)
     assert len(trials) < 30
-    driver.report(trials[0].trial_id, outcome=Outcome.INFEASIBLE, measurement=None, reason="so")
+    driver.report(trials[0].trial_id, INFEASIBLE)
     assert driver.next_trial() is Idle.WAIT
 
 
@@ -431,19 +440,19 @@ class Recorder(Halving):
         super().__init__(reduction_factor=2, min_peers=1)
         self.seen: list[tuple[float, list[float]]] = []
 
-    def decide(self, rung: int, error: float, peers: Sequence[float]) -> Decision:
-        self.seen.append((error, sorted(peers)))
-        return super().decide(rung, error, peers)
+    def judge(self, standing: Standing) -> Verdict:
+        self.seen.append((standing.measurement.val_error, sorted(standing.peers)))
+        return super().judge(standing)
 
 
 def test_in_generations_a_trial_races_those_of_earlier_ones_alone(sweep: Sweep) -> None:
     halving = Recorder()
-    driver = sweep.driver(budget=Budget(trials=4), generation=2, halving=halving)
+    driver = sweep.driver(budget=Budget(trials=4), generation=2, scheduler=halving)
     for generation in range(2):
         trials = [served(driver) for _ in range(2)]
         for place, trial in enumerate(trials):
             error = 0.1 * (1 + 2 * generation + place)
-            driver.report(trial.trial_id, outcome=Outcome.RUNNING, measurement=measured(0, error))
+            driver.report(trial.trial_id, reported(0, error))
         for trial in trials:
             if not sweep.ledger.trial(trial.trial_id).finished:
                 driver.failed(trial.trial_id, reason="so")
@@ -457,10 +466,10 @@ def test_in_generations_a_trial_races_those_of_earlier_ones_alone(sweep: Sweep) 
 
 def test_without_generations_a_trial_races_everyone(sweep: Sweep) -> None:
     halving = Recorder()
-    driver = sweep.driver(budget=Budget(trials=3), halving=halving)
+    driver = sweep.driver(budget=Budget(trials=3), scheduler=halving)
     for error in (0.1, 0.2, 0.3):
         trial = served(driver)
-        driver.report(trial.trial_id, outcome=Outcome.RUNNING, measurement=measured(0, error))
+        driver.report(trial.trial_id, reported(0, error))
     assert [peers for _, peers in halving.seen] == [[0.1], [0.1, 0.2], [0.1, 0.2, 0.3]]
 
 
@@ -468,7 +477,7 @@ def test_without_generations_a_trial_races_everyone(sweep: Sweep) -> None:
 
 
 def test_a_trial_that_others_beat_is_stopped_and_says_where(sweep: Sweep) -> None:
-    driver = sweep.driver(budget=Budget(trials=30), halving=Recorder())
+    driver = sweep.driver(budget=Budget(trials=30), scheduler=Recorder())
     trials = (served(driver) for _ in range(20))
     first, second, *_ = (trial for trial in trials if last_rung(trial.recipe) > 0)
     assert report(driver, first, error=0.1) is Decision.CONTINUE
@@ -497,10 +506,7 @@ def test_a_trial_without_a_measurement_is_recorded_paid_for_and_told(
     trial = served(driver)
     decision = driver.report(
         trial.trial_id,
-        outcome=outcome,
-        measurement=None,
-        unmeasured_flops=3e8,
-        reason="layer4 has no filter left",
+        Report(outcome=outcome, unmeasured_flops=3e8, reason="layer4 has no filter left"),
     )
     assert decision is Decision.STOP
     known = sweep.ledger.trial(trial.trial_id)

@@ -6,15 +6,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.search.halving import Decision, Halving
+from orchestrator.search.halving import Halving
+from orchestrator.search.strategy import Decision
+from orchestrator.store.ledger import TrialState
+from tests.orchestrator.search.standings import standing
 
 GO, STOP = Decision.CONTINUE, Decision.STOP
 errors = st.floats(0, 1)
 
 
+def decide(halving: Halving, error: float, peers: list[float]) -> Decision:
+    return halving.judge(standing(error, peers)).decision
+
+
 def decisions(halving: Halving, arrivals: list[float]) -> list[Decision]:
     """What becomes of trials that reach one rung one after another."""
-    return [halving.decide(0, error, arrivals[: place + 1]) for place, error in enumerate(arrivals)]
+    return [decide(halving, error, arrivals[: place + 1]) for place, error in enumerate(arrivals)]
 
 
 def test_the_better_half_goes_on() -> None:
@@ -26,13 +33,13 @@ def test_the_better_half_goes_on() -> None:
 def test_a_quarter_goes_on_of_eight() -> None:
     peers = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8]
     halving = Halving(reduction_factor=4, min_peers=1)
-    assert [halving.decide(3, error, peers) for error in peers] == [GO, GO] + 6 * [STOP]
+    assert [decide(halving, error, peers) for error in peers] == [GO, GO] + 6 * [STOP]
 
 
 def test_a_fractional_factor_keeps_whole_places() -> None:
     peers = [0.1, 0.2, 0.3, 0.4, 0.5]
     halving = Halving(reduction_factor=1.5, min_peers=1)
-    assert [halving.decide(0, error, peers) for error in peers] == 3 * [GO] + 2 * [STOP]
+    assert [decide(halving, error, peers) for error in peers] == 3 * [GO] + 2 * [STOP]
 
 
 def test_everyone_goes_on_until_enough_are_measured() -> None:
@@ -43,24 +50,24 @@ def test_everyone_goes_on_until_enough_are_measured() -> None:
 
 def test_ties_go_on() -> None:
     halving = Halving(reduction_factor=4, min_peers=1)
-    assert halving.decide(0, 0.5, 9 * [0.5]) is GO
-    assert halving.decide(0, 0.5, [0.1, 0.5, 0.5, 0.5, 0.6, 0.7, 0.8, 0.9]) is GO
-    assert halving.decide(0, 0.5, [0.1, 0.2, 0.5, 0.5, 0.6, 0.7, 0.8, 0.9]) is STOP
+    assert decide(halving, 0.5, 9 * [0.5]) is GO
+    assert decide(halving, 0.5, [0.1, 0.5, 0.5, 0.5, 0.6, 0.7, 0.8, 0.9]) is GO
+    assert decide(halving, 0.5, [0.1, 0.2, 0.5, 0.5, 0.6, 0.7, 0.8, 0.9]) is STOP
 
 
 def test_an_error_that_is_not_finite_stops_and_ranks_worst() -> None:
     halving = Halving(reduction_factor=2, min_peers=3)
     nan, inf = float("nan"), float("inf")
-    assert halving.decide(0, nan, [nan]) is STOP
-    assert halving.decide(0, inf, [inf]) is STOP
-    assert halving.decide(0, 0.9, [nan, inf, 0.9]) is GO
-    assert halving.decide(0, 0.9, [nan, 0.1, 0.9]) is STOP
+    assert decide(halving, nan, [nan]) is STOP
+    assert decide(halving, inf, [inf]) is STOP
+    assert decide(halving, 0.9, [nan, inf, 0.9]) is GO
+    assert decide(halving, 0.9, [nan, 0.1, 0.9]) is STOP
 
 
 @given(st.lists(errors, min_size=1, max_size=40), st.floats(1.01, 10), st.integers(1, 10))
 def test_the_best_always_goes_on(peers: list[float], factor: float, min_peers: int) -> None:
     halving = Halving(reduction_factor=factor, min_peers=min_peers)
-    assert halving.decide(0, min(peers), peers) is GO
+    assert decide(halving, min(peers), peers) is GO
 
 
 @given(st.lists(errors, min_size=2, max_size=40), st.floats(1.01, 10))
@@ -68,24 +75,24 @@ def test_a_better_trial_never_stops_where_a_worse_one_goes_on(
     peers: list[float], factor: float
 ) -> None:
     halving = Halving(reduction_factor=factor, min_peers=1)
-    ordered = [halving.decide(0, error, peers) for error in sorted(peers)]
+    ordered = [decide(halving, error, peers) for error in sorted(peers)]
     assert ordered == sorted(ordered, key=[GO, STOP].index)
 
 
 @given(st.lists(errors, min_size=1, max_size=40, unique=True), st.floats(1.01, 10))
 def test_no_more_than_the_share_goes_on(peers: list[float], factor: float) -> None:
     halving = Halving(reduction_factor=factor, min_peers=1)
-    on = sum(halving.decide(0, error, peers) is GO for error in peers)
+    on = sum(decide(halving, error, peers) is GO for error in peers)
     assert on == 1 or on <= len(peers) / factor < on + 1
 
 
 @given(st.lists(errors, min_size=1, max_size=20), st.randoms())
 def test_the_order_of_arrival_does_not_matter(peers: list[float], random: Random) -> None:
     halving = Halving(reduction_factor=3, min_peers=1)
-    before = halving.decide(0, peers[0], peers)
+    before = decide(halving, peers[0], peers)
     shuffled = list(peers)
     random.shuffle(shuffled)
-    assert halving.decide(0, peers[0], shuffled) is before
+    assert decide(halving, peers[0], shuffled) is before
 
 
 @pytest.mark.parametrize("factor", [1, 0.5, 0, -2, float("nan"), float("inf")])
@@ -100,6 +107,15 @@ def test_no_peers_are_refused(min_peers: int) -> None:
         Halving(reduction_factor=2, min_peers=min_peers)
 
 
-def test_a_rung_below_zero_is_refused() -> None:
-    with pytest.raises(ValueError, match="rung=-1"):
-        Halving(reduction_factor=2, min_peers=1).decide(-1, 0.5, [0.5])
+def test_a_trial_that_is_stopped_says_where_others_were_better() -> None:
+    halving = Halving(reduction_factor=2, min_peers=1)
+    verdict = halving.judge(standing(0.5, [0.5, 0.1], rung=3))
+    assert (verdict.state, verdict.reason) == (
+        TrialState.HALVED,
+        "others were better at rung 3",
+    )
+
+
+def test_a_trial_at_its_end_has_no_race_left() -> None:
+    halving = Halving(reduction_factor=2, min_peers=1)
+    assert halving.judge(standing(0.5, [0.5, 0.1], over=True)).decision is GO

@@ -13,9 +13,10 @@ from tests.orchestrator.fake_trials import (
     Clock,
     MemoryJournal,
     ledger_of,
-    measurement,
     record,
+    reported,
 )
+from trainables.measurement import Outcome, Report
 
 ERRORS = st.sampled_from([0.0, 0.1, 0.2, 0.3, 0.5, 0.9, 1.0])
 TRIALS = st.integers(0, 4)
@@ -25,11 +26,12 @@ ACTIONS = st.one_of(
     st.tuples(st.just("open")),
     st.tuples(st.just("suggest")),
     st.tuples(st.just("restart"), TRIALS),
+    st.tuples(st.sampled_from(["pause", "resume"]), TRIALS),
     st.tuples(st.just("measure"), TRIALS, RUNGS, ERRORS, st.floats(1e6, 1e12)),
     st.tuples(
         st.just("finish"),
         TRIALS,
-        st.sampled_from([state for state in TrialState if state is not TrialState.RUNNING]),
+        st.sampled_from([state for state in TrialState if state.finished]),
         st.sampled_from([0.0, 3e8]),
     ),
     st.tuples(st.just("test"), TRIALS, RUNGS, ERRORS),
@@ -49,8 +51,12 @@ def act(ledger: Ledger, action: tuple[Any, ...]) -> None:
         match name:
             case "restart":
                 ledger.restarted(trial_id, reason="node lost")
+            case "pause":
+                ledger.paused(trial_id)
+            case "resume":
+                ledger.resumed(trial_id)
             case "measure":
-                ledger.measured(trial_id, measurement(*values[1:3], train_flops=values[3]))
+                ledger.measured(trial_id, reported(*values[1:3], train_flops=values[3]))
             case "finish":
                 ledger.finished(trial_id, values[1], reason="so", unmeasured_flops=values[2])
             case "test":
@@ -120,14 +126,14 @@ def test_a_measurement_reported_again_changes_nothing() -> None:
     journal = MemoryJournal()
     ledger = ledger_of({0: [0.5, 0.4]}, journal=journal)
     before = state(ledger), list(journal.kept)
-    ledger.measured("t0", measurement(0, 0.1, executed_flops=7e9))
+    ledger.measured("t0", reported(0, 0.1, executed_flops=7e9))
     assert (state(ledger), journal.kept) == before
 
 
 def test_a_reading_tells_the_attempt_and_the_sweeps_compute_at_its_time() -> None:
     ledger = ledger_of({0: [0.5], 1: []})
     ledger.restarted("t1", reason="node lost")
-    ledger.measured("t1", measurement(0, 0.3))
+    ledger.measured("t1", reported(0, 0.3))
     (_, _, first), (_, _, second) = ledger.readings()
     assert (first.attempt, first.sweep_flops) == (0, 1e9)
     assert (second.attempt, second.sweep_flops) == (1, 2e9)
@@ -136,7 +142,7 @@ def test_a_reading_tells_the_attempt_and_the_sweeps_compute_at_its_time() -> Non
 def test_a_curve_is_in_order_of_its_rungs() -> None:
     ledger = ledger_of({0: []})
     for rung in (2, 0, 1):
-        ledger.measured("t0", measurement(rung, 0.5))
+        ledger.measured("t0", reported(rung, 0.5))
     assert [m.rung for m in ledger.trial("t0").measurements] == [0, 1, 2]
 
 
@@ -161,7 +167,7 @@ def test_wall_time_adds_up_over_drivers_and_leaves_out_the_time_between() -> Non
     ledger.open(sweep_id="sweep")
     assert ledger.elapsed_seconds == 10
     clock.now += 5
-    ledger.measured("t0", measurement(0))
+    ledger.measured("t0", reported(0))
     assert ledger.elapsed_seconds == 15
     assert Ledger(journal).elapsed_seconds == 15
 
@@ -193,3 +199,20 @@ def test_a_finished_trial_says_how_and_why() -> None:
     assert trial.finished
     assert (trial.state, trial.reason) == (TrialState.HALVED, "others were better")
     assert trial.finished_at is not None
+
+
+def test_a_paused_trial_is_neither_finished_nor_a_new_attempt() -> None:
+    journal = MemoryJournal()
+    ledger = ledger_of({0: [0.5]}, journal=journal)
+    ledger.paused("t0")
+    paused = ledger.trial("t0")
+    assert (paused.state, paused.finished, paused.reason) == (TrialState.PAUSED, False, None)
+    ledger.resumed("t0")
+    resumed = ledger.trial("t0")
+    assert (resumed.state, resumed.attempt) == (TrialState.RUNNING, 0)
+    assert Ledger(journal).trial("t0") == resumed
+
+
+def test_a_report_without_a_measurement_is_no_rung() -> None:
+    with pytest.raises(ValueError, match="Trial t0 reports no measurement"):
+        ledger_of({0: []}).measured("t0", Report(outcome=Outcome.INFEASIBLE))

@@ -7,7 +7,7 @@ import pytest
 
 from orchestrator.store.ledger import TrialState
 from orchestrator.store.retention import CheckpointKeeper
-from tests.orchestrator.fake_trials import ledger_of, measurement, record
+from tests.orchestrator.fake_trials import ledger_of, record, reported
 from trainables.checkpoints import STATE, checkpoint_folder
 
 
@@ -66,7 +66,7 @@ def test_a_point_is_removed_when_it_leaves_the_frontier(trials: Path) -> None:
     keeper = CheckpointKeeper(ledger, trials.as_uri())
     for trial_id, error in (("t0", 0.5), ("t1", 0.4)):
         write(trials, trial_id, [0])
-        ledger.measured(trial_id, measurement(0, error))
+        ledger.measured(trial_id, reported(0, error))
         keeper.measured(trial_id, 0)
         ledger.finished(trial_id, TrialState.COMPLETE)
         keeper.tidy()
@@ -110,7 +110,7 @@ def test_a_checkpoint_torn_by_a_kill_does_not_cost_the_whole_one_before_it(trial
     assert kept(trials) == {"t0": [0]}
 
     write(trials, "t0", [1])  # the trial goes on and writes it again
-    ledger.measured("t0", measurement(1, 0.4))
+    ledger.measured("t0", reported(1, 0.4))
     keeper.measured("t0", 1)
     keeper.tidy()
     assert kept(trials) == {"t0": [1]}

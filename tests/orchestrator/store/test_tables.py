@@ -11,7 +11,7 @@ from analysis.table import frontier_of, read_measurements, read_trials, recipe_o
 from orchestrator.store import tables
 from orchestrator.store.ledger import Ledger, TrialState
 from orchestrator.store.tables import TableWriter
-from tests.orchestrator.fake_trials import disk, ledger_of, measurement, record
+from tests.orchestrator.fake_trials import disk, ledger_of, record, reported
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_the_trial_table_has_every_trial_and_what_became_of_it(
 def test_writing_again_replaces_and_repeats_nothing(ledger: Ledger, tmp_path: Path) -> None:
     writer = TableWriter(ledger, disk(tmp_path))
     for rung in (1, 2, 3):
-        ledger.measured("t1", measurement(rung, 0.2))
+        ledger.measured("t1", reported(rung, 0.2))
         writer.write()
     keys = [(row["trial_id"], row["rung"]) for row in rows(read_measurements(tmp_path))]
     assert len(keys) == len(set(keys)) == 6
@@ -105,7 +105,7 @@ def test_the_thread_follows_the_ledger_and_close_writes_the_last_state(
             break
         reached.wait(0.01)
     assert len(rows(read_measurements(tmp_path))) == 3
-    ledger.measured("t1", measurement(1, 0.2))
+    ledger.measured("t1", reported(1, 0.2))
     writer.close()
     assert len(rows(read_measurements(tmp_path))) == 4
 
@@ -116,7 +116,7 @@ def test_the_driver_may_write_while_the_thread_does(ledger: Ledger, tmp_path: Pa
     writer.start()
     for number in range(3, 40):
         ledger.suggested(record(number))
-        ledger.measured(f"t{number}", measurement(0, 0.5))
+        ledger.measured(f"t{number}", reported(0, 0.5))
         writer.write()
         assert len(rows(read_trials(tmp_path))) == number + 1
     writer.close()

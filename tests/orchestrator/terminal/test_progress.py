@@ -8,7 +8,7 @@ from rich.console import Console
 from orchestrator.search.driver import Budget
 from orchestrator.store.ledger import Ledger, TrialState
 from orchestrator.terminal.progress import LINE_SECONDS, REFRESH_SECONDS, Progress
-from tests.orchestrator.fake_trials import LEVELS, Clock, ledger_of, measurement, record
+from tests.orchestrator.fake_trials import LEVELS, Clock, ledger_of, record, reported
 
 
 def a_sweep() -> Ledger:
@@ -127,7 +127,7 @@ def test_a_resumed_sweep_counts_the_time_before() -> None:
     ledger.open(sweep_id="sweep")
     clock.now += 100
     ledger.suggested(record(0))
-    ledger.measured("t0", measurement(0))
+    ledger.measured("t0", reported(0))
     shown = Shown(ledger, Budget(wall_seconds=400), terminal=False)
     shown.clock.now += 100
     shown.progress.update()

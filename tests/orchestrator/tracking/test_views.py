@@ -35,6 +35,7 @@ def test_a_sweep_is_a_parent_run_with_its_config_and_totals(store: Store) -> Non
         "hypervolume": 0.5,
         "frontier_points": 1,
         "trials_running": 1,
+        "trials_paused": 0,
         "trials_halved": 1,
         "trials_complete": 0,
         "trials_diverged": 0,
@@ -76,7 +77,7 @@ def test_a_state_is_shown_as_status_and_tag(store: Store, state: TrialState) -> 
     run = store.trial(record)
     assert run.info.status == STATUSES[state]
     assert run.data.tags["prunetune.state"] == state.value
-    if state is not TrialState.RUNNING:
+    if state.finished:
         assert run.info.end_time == 1_700_000_100_000
         assert run.data.tags["prunetune.reason"].startswith("layer4 is too narrow")
         assert len(run.data.tags["prunetune.reason"]) == MAX_TEXT_LENGTH

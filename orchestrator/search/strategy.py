@@ -1,0 +1,136 @@
+"""What a search strategy must offer: a sampler draws recipes, judges decide which trials go on.
+
+They are plain decision-makers that touch no process, so that a replay of recorded curves drives
+them as a sweep does. `strategies` builds them by the names that the config gives.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Protocol
+
+from orchestrator.store.ledger import TrialRecord, TrialState
+from search_spaces.recipe import Recipe
+from trainables.measurement import Measurement
+
+
+class Decision(StrEnum):
+    """What becomes of a trial that has reached a rung."""
+
+    CONTINUE = "continue"
+    """It trains on to the next rung."""
+    STOP = "stop"
+    """It is over, and others get its compute."""
+    PAUSE = "pause"
+    """It leaves its worker and may be handed out again, to go on from its newest checkpoint."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """A judge's decision on a trial, and what the ledger keeps of it."""
+
+    decision: Decision
+    state: TrialState | None = None
+    """How the trial ended; given where it is stopped, and only there."""
+    reason: str | None = None
+    """Why it was stopped, for people."""
+
+    def __post_init__(self) -> None:
+        stops = self.decision is Decision.STOP
+        if (self.state is not None) is not stops or (self.state and not self.state.finished):
+            raise ValueError(
+                f"decision={self.decision.value!r} with state={self.state!r}: a trial that is "
+                "stopped needs the state it ends in, and one that is not has none."
+            )
+
+
+GO_ON = Verdict(decision=Decision.CONTINUE)
+"""The verdict of a judge that has nothing against a trial."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """A trial at the rung that it has just reached, among the others."""
+
+    trial: TrialRecord
+    """With its curve so far, `trial.measurements`."""
+    measurement: Measurement
+    """What it has measured at this rung."""
+    peers: Sequence[float]
+    """Validation errors, 0-1, of all trials measured at this rung so far, its own included."""
+    over: bool
+    """Whether it has spent the compute that it aimed at; a race has nothing to decide then."""
+
+
+ErrorsAt = Callable[[int], Mapping[str, float]]
+"""Validation error, 0-1, by trial id of all trials measured at a rung."""
+
+
+class Judge(Protocol):
+    """Decides on one trial at a time, from numbers alone; keeps no state of its own."""
+
+    def judge(self, standing: Standing) -> Verdict:
+        """Tells what becomes of the trial. Errors that are not finite count as worst."""
+
+
+class Scheduler(Judge, Protocol):
+    """The judge that races trials: it may also pause them, and says which of the paused go on."""
+
+    def resume(self, paused: Sequence[TrialRecord], errors_at: ErrorsAt) -> TrialRecord | None:
+        """The paused trial to go on with now, ahead of any new recipe; None for a new recipe.
+
+        `paused` are in order of suggestion, each with at least one measurement. A scheduler that
+        pauses nobody goes on with those that another one has left paused.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suggestion:
+    """A recipe to try, with what a `TrialRecord` must keep of its making."""
+
+    number: int
+    recipe: Recipe
+    params: Mapping[str, Any]
+    """The sampler's parameters that gave the recipe."""
+    distributions: Mapping[str, str]
+    """Their distributions, as JSON."""
+
+
+class Sampler(Protocol):
+    """Draws recipes and learns from the ledger's trials.
+
+    A suggestion must depend on (seed, number, trials asked and told before) alone, not on when or
+    how often the process was started.
+    """
+
+    def reconcile(self, records: Iterable[TrialRecord]) -> None:
+        """Makes the sampler know exactly what the ledger knows; called at every start."""
+
+    def ask(self, number: int, *, max_target_flops: float | None = None) -> Suggestion | None:
+        """The recipe of trial `number`, which from now on counts as running.
+
+        It aims at no more than `max_target_flops` training FLOPs. Returns None, and adds nothing,
+        when the space offers no recipe that cheap. Raises `ValueError` when `number` is not the
+        next one, and `InvalidRecipeError` when the space keeps making invalid recipes.
+        """
+
+    def tell(self, record: TrialRecord) -> None:
+        """Learns what the ledger knows of one trial; doing it twice is once.
+
+        A trial the sampler did not suggest (a confirming re-run) is added, running or finished;
+        it must be told before the next `ask`, because the sampler's numbers are the ledger's.
+        Raises `ValueError` when an earlier trial is missing.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Strategy:
+    """Everything that decides what a sweep tries."""
+
+    sampler: Sampler
+    scheduler: Scheduler
+    judges: Sequence[Judge] = ()
+    """They are asked before the scheduler; the first verdict but `GO_ON` stands."""
+    generation: int | None = None
+    """Trials of a generation, each of which sees whole earlier generations only; None: each sees
+    all there is."""

@@ -1,0 +1,16 @@
+"""Standings made of numbers: what the tests of judges feed them."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from orchestrator.search.strategy import Standing
+from tests.orchestrator.fake_trials import measurement, record
+
+
+def standing(
+    error: float, peers: Sequence[float], *, rung: int = 0, over: bool = False
+) -> Standing:
+    """A trial that has measured `error` at `rung`, where `peers` were measured, it included."""
+    measured = replace(measurement(0, error), rung=rung)
+    trial = record(measurements=(measured,))
+    return Standing(trial=trial, measurement=measured, peers=peers, over=over)
