@@ -168,7 +168,8 @@ class SearchConfig(Section):
     sampler: str = "tpe"
     """Who draws recipes: tpe, nsga2 or random."""
     scheduler: str = "halving"
-    """Who decides which trials go on: halving, or none."""
+    """Who decides which trials go on: halving (the worse are stopped),
+    pausing_halving (all pause and the best go on), or none."""
     startup_trials: PositiveInt = 16
     """Recipes drawn at random before the sampler learns from results."""
     reduction_factor: float | None = Field(default=2.0, gt=1.0)

@@ -10,6 +10,7 @@ from orchestrator.search.chance import Chance
 from orchestrator.search.halving import Halving
 from orchestrator.search.no_race import NoRace
 from orchestrator.search.nsga2 import nsga2
+from orchestrator.search.pausing_halving import PausingHalving
 from orchestrator.search.sampler import MakeDraws, StudySampler
 from orchestrator.search.strategy import Scheduler, Strategy
 from orchestrator.search.tpe import tpe
@@ -27,6 +28,7 @@ SAMPLERS: Mapping[str, Callable[[SearchConfig], MakeDraws]] = {
 """What `search.sampler` may name."""
 SCHEDULERS: Mapping[str, Callable[[SearchConfig, float], Scheduler]] = {
     "halving": lambda search, factor: Halving(reduction_factor=factor, min_peers=search.min_peers),
+    "pausing_halving": lambda search, factor: PausingHalving(reduction_factor=factor),
     "none": lambda search, factor: NoRace(),
 }
 """What `search.scheduler` may name, given the reduction factor."""
