@@ -17,6 +17,7 @@ from orchestrator.config import SweepConfig, validate
 from orchestrator.search.driver import Driver
 from orchestrator.search.strategy import Decision
 from orchestrator.sweep import Sweep
+from trainables.measurement import Report
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -124,11 +125,12 @@ def reports(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[int]]:
     The journal tells each rung once; these tell whether a trial was sent back further.
     """
     heard: dict[str, list[int]] = defaultdict(list)
-    report = Driver.report
+    take = Driver.report
 
-    def listen(driver: Driver, trial_id: str, **words: Any) -> Decision:
-        heard[trial_id].append(words["measurement"].rung)
-        return report(driver, trial_id, **words)
+    def listen(driver: Driver, trial_id: str, report: Report) -> Decision:
+        assert report.measurement is not None
+        heard[trial_id].append(report.measurement.rung)
+        return take(driver, trial_id, report)
 
     monkeypatch.setattr(Driver, "report", listen)
     return heard

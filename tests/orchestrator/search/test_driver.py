@@ -17,6 +17,7 @@ from orchestrator.search.chance import Chance
 from orchestrator.search.driver import HOPELESS_FAILURES, Budget, Driver, Idle
 from orchestrator.search.halving import Halving
 from orchestrator.search.no_race import NoRace
+from orchestrator.search.pausing_halving import PausingHalving
 from orchestrator.search.sampler import StudySampler
 from orchestrator.search.strategy import Decision, Scheduler, Standing, Strategy, Verdict
 from orchestrator.search.tpe import tpe
@@ -47,6 +48,10 @@ FEW = {
 
 NO_LUCK = Chance(images=1000, most_common=1, min_peers=1)
 """So many classes that whatever a trial measures is better than guessing."""
+
+
+HALVING = Halving(reduction_factor=2, min_peers=2)
+PAUSING = PausingHalving(reduction_factor=2)
 
 
 def error_of(recipe: Recipe, rung: int) -> float:
@@ -218,14 +223,14 @@ def test_a_budget_of_trials_is_spent_exactly(sweep: Sweep) -> None:
     concurrent=st.integers(1, 4),
     seed=st.integers(0, 10_000),
     generation=st.sampled_from([None, 3]),
-    halved=st.booleans(),
+    scheduler=st.sampled_from([NoRace(), HALVING, PAUSING]),
 )
 def test_a_budget_of_compute_is_never_exceeded_and_never_left_unused(
     budget: float,
     concurrent: int,
     seed: int,
     generation: int | None,
-    halved: bool,
+    scheduler: Scheduler,
 ) -> None:
     with TemporaryDirectory() as folder:
         sweep = Sweep(Path(folder))
@@ -233,12 +238,13 @@ def test_a_budget_of_compute_is_never_exceeded_and_never_left_unused(
             budget=Budget(sweep_flops=budget, trials=40),
             seed=seed,
             generation=generation,
-            scheduler=Halving(reduction_factor=2, min_peers=2) if halved else None,
+            scheduler=scheduler,
         )
         Slots(driver, random=Random(seed), concurrent=concurrent).run()
         sweep.die()
     assert sweep.ledger.sweep_flops <= budget
-    assert all(trial.finished for trial in sweep.ledger.trials())
+    assert not any(trial.state is TrialState.RUNNING for trial in sweep.ledger.trials())
+    assert scheduler is PAUSING or all(trial.finished for trial in sweep.ledger.trials())
     if len(sweep.ledger.trials()) < 40:
         assert budget - sweep.ledger.sweep_flops < LEVELS[0]
 
@@ -376,11 +382,11 @@ def swept(folder: Path, order: int, *, scheduler: Scheduler | None = None) -> li
     return sweep.recipes()
 
 
+@pytest.mark.parametrize("scheduler", [Halving(reduction_factor=2, min_peers=3), PAUSING])
 def test_generations_give_the_same_recipes_in_whatever_order_trials_report(
-    tmp_path: Path,
+    tmp_path: Path, scheduler: Scheduler
 ) -> None:
-    halving = Halving(reduction_factor=2, min_peers=3)
-    first, *others = [swept(tmp_path / str(n), n, scheduler=halving) for n in range(4)]
+    first, *others = [swept(tmp_path / str(n), n, scheduler=scheduler) for n in range(4)]
     assert all(other == first for other in others)
     assert len({recipe.recipe_id for recipe in first}) == 20
 
@@ -471,6 +477,88 @@ def test_without_generations_a_trial_races_everyone(sweep: Sweep) -> None:
         trial = served(driver)
         driver.report(trial.trial_id, reported(0, error))
     assert [peers for _, peers in halving.seen] == [[0.1], [0.1, 0.2], [0.1, 0.2, 0.3]]
+
+
+# trials that pause
+
+
+def promoted(sweep: Sweep, *, budget: Budget) -> tuple[Driver, TrialRecord]:
+    """A trial that was paused at rung 0 and is handed out again because others were worse."""
+    driver = sweep.driver(budget=budget, scheduler=PAUSING)
+    trials = [served(driver) for _ in range(20)]
+    first, *others = [trial for trial in trials if last_rung(trial.recipe) > 1]
+    assert report(driver, first, error=0.1) is Decision.PAUSE, "nobody is worse"
+    assert sweep.ledger.trial(first.trial_id).state is TrialState.PAUSED
+    for number, trial in enumerate(others[:2]):
+        assert report(driver, trial, error=0.5 + number / 10) is Decision.PAUSE
+    again = served(driver)
+    assert again.trial_id == first.trial_id
+    return driver, again
+
+
+def test_a_paused_trial_is_handed_out_again_and_goes_on(sweep: Sweep) -> None:
+    driver, trial = promoted(sweep, budget=Budget(trials=20))
+    assert (trial.state, trial.attempt) == (TrialState.RUNNING, 0)
+    before = sweep.ledger.sweep_flops
+    assert report(driver, trial, error=0.1) is Decision.CONTINUE, "it repeats its last report"
+    assert sweep.ledger.sweep_flops == before
+    report(driver, trial, rung=1, error=0.05)
+    assert [m.rung for m in sweep.ledger.trial(trial.trial_id).measurements] == [0, 1]
+
+
+def test_a_promotion_outlives_the_loss_of_its_worker(sweep: Sweep) -> None:
+    driver, trial = promoted(sweep, budget=Budget(trials=20))
+    report(driver, trial, error=0.1)
+    driver.failed(trial.trial_id, reason="its node was taken", preempted=True)
+    again = served(driver)
+    assert (again.trial_id, again.attempt) == (trial.trial_id, 1)
+    assert report(driver, again, error=0.1) is Decision.CONTINUE
+
+
+def test_the_checkpoint_of_a_paused_trial_is_kept_and_no_older_one(sweep: Sweep) -> None:
+    driver, trial = promoted(sweep, budget=Budget(trials=20))
+    folder = sweep.folder / "trials" / trial.trial_id
+    for rung in (0, 1):
+        (folder / f"rung-{rung:03d}").mkdir(parents=True)
+    report(driver, trial, error=0.1)
+    leader = next(t for t in sweep.ledger.trials() if not t.measurements)
+    report(driver, leader, rung=0, error=0.0)  # takes the frontier's place at rung 0
+    assert report(driver, trial, rung=1, error=0.9) is Decision.PAUSE
+    assert [path.name for path in folder.iterdir()] == ["rung-001"]
+
+
+@pytest.mark.parametrize("reports", [1, 5, 12, 20])
+def test_paused_trials_wait_through_a_restart(sweep: Sweep, reports: int) -> None:
+    Slots(sweep.driver(budget=Budget(trials=12), scheduler=PAUSING)).run(reports=reports)
+    states = {t.trial_id: t.state for t in sweep.ledger.trials()}
+    sweep.die()
+    driver = sweep.driver(budget=Budget(trials=12), scheduler=PAUSING)
+    assert {t.trial_id: t.state for t in sweep.ledger.trials()} == states
+    slots = Slots(driver)
+    slots.run()
+    running = [trial_id for trial_id, state in states.items() if state is TrialState.RUNNING]
+    assert slots.served[: len(running)] == running, "the interrupted go first"
+    rungs = [[m.rung for m in trial.measurements] for trial in sweep.ledger.trials()]
+    assert all(curve == list(range(len(curve))) for curve in rungs)
+    assert len(rungs) == 12
+
+
+def test_another_scheduler_goes_on_with_those_that_were_left_paused(sweep: Sweep) -> None:
+    Slots(sweep.driver(budget=Budget(trials=8), scheduler=PAUSING)).run()
+    assert any(t.state is TrialState.PAUSED for t in sweep.ledger.trials())
+    sweep.die()
+    Slots(sweep.driver(budget=Budget(trials=8))).run()
+    assert all(t.state is TrialState.COMPLETE for t in sweep.ledger.trials())
+
+
+def test_more_compute_promotes_those_that_waited_for_it(sweep: Sweep) -> None:
+    Slots(sweep.driver(budget=Budget(sweep_flops=4e10), scheduler=PAUSING)).run()
+    waiting = {t.trial_id for t in sweep.ledger.trials() if t.state is TrialState.PAUSED}
+    sweep.die()
+    slots = Slots(sweep.driver(budget=Budget(sweep_flops=1.2e11), scheduler=PAUSING))
+    slots.run()
+    assert waiting & set(slots.served)
+    assert sweep.ledger.sweep_flops <= 1.2e11
 
 
 # what becomes of trials
