@@ -1,8 +1,8 @@
-"""What share of a GPU each trial takes: as much as its memory needs, so that many run on one.
+"""The share of a GPU that each trial takes: as much as its memory needs, so that many run on one.
 
 Before the first trial, a few short ones measure on one of the cluster's GPUs what the dense
 backbone takes. From then on a recipe's share is computed from its resolution, depth and batch. The
-GPUs are taken to be alike: for a mixed cluster, `resources.gpus` is better a number.
+GPUs are taken to be alike: on a mixed cluster `resources.gpus` is better a number.
 """
 
 from collections.abc import Callable
@@ -31,7 +31,7 @@ class ProbedGpu:
 
 
 def gpu_shares(resources: ResourcesConfig, examination: Examination) -> Callable[[Recipe], float]:
-    """What a trial of a recipe takes of a GPU: the config's number, or with `auto` its own share.
+    """Tells what a trial of a recipe takes of a GPU: the config's number, or with `auto` its own share.
 
     With `auto` it waits for a GPU of the cluster to be probed.
     """

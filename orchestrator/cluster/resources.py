@@ -1,4 +1,4 @@
-"""What the cluster has, what a trial takes, and where a node keeps its images."""
+"""The cluster: how it is reached, how many trials fit, where a node keeps its images."""
 
 import os
 import re

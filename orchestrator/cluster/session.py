@@ -84,7 +84,7 @@ def run_trials(
 
 
 def _origin(error: BaseException) -> BaseException:
-    """What went wrong on our side of Tune, such as a full disk, from Tune's tale of it."""
+    """The error that began on our side of Tune, such as a full disk, taken out of Tune's own."""
     while isinstance(error, TuneError) and (before := error.__cause__ or error.__context__):
         error = before
     return error
@@ -92,7 +92,7 @@ def _origin(error: BaseException) -> BaseException:
 
 @contextmanager
 def _environment(**variables: str) -> Iterator[None]:
-    """Sets what Tune reads from the environment, for as long as Tune runs."""
+    """Sets what Tune reads from the environment, while Tune runs."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:

@@ -122,7 +122,7 @@ class DriverCallback(_Unsaved, tune.Callback):
 
 
 def _error(trial: Trial) -> Exception | None:
-    """What a trial raised, or how it was lost.
+    """The error that a trial raised, or that tells how it was lost.
 
     Read where Tune has just put it: `Trial.get_error` reads from where it is copied to later.
     """

@@ -1,1 +1,1 @@
-"""What is tried next, and which trials go on; nothing here touches a process."""
+"""Decides what is tried next and which trials go on; nothing here touches a process."""

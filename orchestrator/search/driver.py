@@ -268,7 +268,7 @@ class Driver:
         return Idle.WAIT if self._live or self._waiting else Idle.FINISHED
 
     def _uncommitted_flops(self) -> float | None:
-        """What is left of the compute budget if every running trial spends all it aims at.
+        """The FLOPs left of the compute budget if every running trial spends all it aims at.
 
         A trial's compute never exceeds its target, so a sweep never exceeds its budget, but by
         what trials repeat after failures.
@@ -281,6 +281,6 @@ class Driver:
 
 
 def _unspent(trial: TrialRecord) -> float:
-    """What the trial may still spend, FLOPs."""
+    """The FLOPs that the trial may still spend."""
     spent = trial.measurements[-1].train_flops if trial.measurements else 0.0
     return max(0.0, trial.recipe.target_flops - spent)

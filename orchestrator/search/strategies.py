@@ -25,13 +25,13 @@ SAMPLERS: Mapping[str, Callable[[SearchConfig], MakeDraws]] = {
     "nsga2": lambda search: nsga2(population=max(2, search.startup_trials)),
     "random": lambda search: uniform,
 }
-"""What `search.sampler` may name."""
+"""The names that `search.sampler` may give."""
 SCHEDULERS: Mapping[str, Callable[[SearchConfig, float], Scheduler]] = {
     "halving": lambda search, factor: Halving(reduction_factor=factor, min_peers=search.min_peers),
     "pausing_halving": lambda search, factor: PausingHalving(reduction_factor=factor),
     "none": lambda search, factor: NoRace(),
 }
-"""What `search.scheduler` may name, given the reduction factor."""
+"""The names that `search.scheduler` may give; built with the reduction factor."""
 
 
 def build_strategy(
@@ -63,12 +63,12 @@ def build_strategy(
 
 
 def sampler_draws(search: SearchConfig) -> MakeDraws:
-    """What `search.sampler` names; raises `InputError` for a name that is not known."""
+    """Builds what `search.sampler` names; raises `InputError` for a name that is not known."""
     return _named(SAMPLERS, search.sampler, key="search.sampler")(search)
 
 
 def scheduler(search: SearchConfig) -> Scheduler:
-    """What `search.scheduler` names; raises `InputError` for a name that is not known."""
+    """Builds what `search.scheduler` names; raises `InputError` for a name that is not known."""
     make = _named(SCHEDULERS, search.scheduler, key="search.scheduler")
     if search.reduction_factor is None:
         return NoRace()

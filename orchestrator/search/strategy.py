@@ -1,4 +1,4 @@
-"""What a search strategy must offer: a sampler draws recipes, judges decide which trials go on.
+"""A search strategy: a sampler draws recipes, and judges decide which trials go on.
 
 They are plain decision-makers that touch no process, so that a replay of recorded curves drives
 them as a sweep does. `strategies` builds them by the names that the config gives.
@@ -15,7 +15,7 @@ from trainables.measurement import Measurement
 
 
 class Decision(StrEnum):
-    """What becomes of a trial that has reached a rung."""
+    """The fate of a trial that has reached a rung."""
 
     CONTINUE = "continue"
     """It trains on to the next rung."""
@@ -55,7 +55,7 @@ class Standing:
     trial: TrialRecord
     """With its curve so far, `trial.measurements`."""
     measurement: Measurement
-    """What it has measured at this rung."""
+    """Its measurement at this rung."""
     peers: Sequence[float]
     """Validation errors, 0-1, of all trials measured at this rung so far, its own included."""
     over: bool

@@ -127,7 +127,7 @@ class SweepStudy:
 
 @dataclass(frozen=True, kw_only=True)
 class _Verdict:
-    """What the study is told of a trial."""
+    """A trial's result as the study is told it."""
 
     state: StudyState
     values: tuple[float, float] | None = None

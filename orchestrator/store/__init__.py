@@ -1,1 +1,1 @@
-"""What happened, durably: the journal, what is folded from it, and where it lies."""
+"""Keeps what happened, durably: the journal, what is folded from it, and where it lies."""

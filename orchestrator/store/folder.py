@@ -13,7 +13,7 @@ from pyarrow import fs
 from trainables.errors import InputError
 
 STORED = ("journal", "measurements", "trials", "trials.parquet")
-"""What of a sweep lies where `storage.uri` says."""
+"""The parts of a sweep that lie where `storage.uri` says."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +109,7 @@ class SweepFolder:
         unfinished.replace(self.config)
 
     def clear(self) -> None:
-        """Removes what is the sweep's, and nothing else that may lie beside it.
+        """Removes what is the sweep's, and nothing else that may lie next to it.
 
         MLflow's database stays: it may be open, here or in a `prunetune ui`, so MLflow itself
         forgets the sweep.

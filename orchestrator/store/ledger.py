@@ -74,7 +74,7 @@ class TrialRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """What the driver knows of a measurement beside the trial's own words."""
+    """The driver's own knowledge of a measurement, besides what the trial reported."""
 
     attempt: int
     sweep_flops: float

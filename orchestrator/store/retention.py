@@ -24,7 +24,7 @@ class CheckpointKeeper:
         self._present: dict[str, set[int]] = {}
         """Rungs by trial id, for every trial that has a folder."""
         self._torn: set[tuple[str, int]] = set()
-        """Those of them that a writer who died has begun: nobody reads them."""
+        """The rungs whose writer died half-way: nobody reads them."""
         self._list()
 
     def measured(self, trial_id: str, rung: int) -> None:
@@ -51,7 +51,7 @@ class CheckpointKeeper:
             rungs -= {r for r in rungs - needed if self._remove(checkpoint_folder(folder, r))}
 
     def _newest(self, trial_id: str) -> set[int]:
-        """The rung to go on from, be it one that was not yet reported when the driver died."""
+        """The rung to go on from, even one that was not yet reported when the driver died."""
         whole = {rung for rung in self._present[trial_id] if (trial_id, rung) not in self._torn}
         return {max(whole)} if whole else set()
 
