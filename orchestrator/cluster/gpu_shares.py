@@ -31,7 +31,7 @@ class ProbedGpu:
 
 
 def gpu_shares(resources: ResourcesConfig, examination: Examination) -> Callable[[Recipe], float]:
-    """Tells what a trial of a recipe takes of a GPU: the config's number, or with `auto` its own share.
+    """Tells what a trial takes of a GPU: the config's number, or with `auto` its recipe's share.
 
     With `auto` it waits for a GPU of the cluster to be probed.
     """
