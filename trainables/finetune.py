@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from search_spaces.recipe import Recipe
 from trainables.backbones.build import Backbone
-from trainables.backbones.layers import trained_batch_norms
 from trainables.backbones.trunk import find_trunk
 from trainables.batches.features import FeatureBatches
 from trainables.batches.images import Batches, ImageBatches
@@ -23,9 +22,10 @@ from trainables.costs.flops import StepCost, count_flops
 from trainables.costs.skippable import Zeros
 from trainables.errors import InfeasibleError
 from trainables.images.store import ImageStore
+from trainables.learning.batch_norm import trained_batch_norms
+from trainables.learning.freezing import freeze_below, train_mode
 from trainables.learning.learner import Learner
 from trainables.learning.losses import class_weights
-from trainables.learning.optimizers import freeze_below, train_mode
 from trainables.learning.precision import Precision
 from trainables.measurement import Measurement, Outcome
 from trainables.preparation import Preparation

@@ -15,7 +15,8 @@ from trainables.errors import InputError
 from trainables.finetune import Finetuning
 from trainables.images.store import ImageStore, Split
 from trainables.learning.evaluation import EVALUATION_BATCH
-from trainables.learning.optimizers import STATE_COPIES, freeze_below, train_mode
+from trainables.learning.freezing import freeze_below, train_mode
+from trainables.learning.optimizers import STATE_COPIES
 
 TRAINING_BATCHES = (8, 24)
 """Images a step of the trials that probe training, with next to nothing to validate on."""

@@ -17,8 +17,10 @@ from trainables.costs.flops import count_flops
 from trainables.errors import InputError
 from trainables.images.augment import augment, prepare
 from trainables.images.store import ImageStore
+from trainables.learning.averages import RunningAverage
 from trainables.learning.evaluation import evaluate
-from trainables.learning.optimizers import RunningAverage, build_optimizer, train_mode
+from trainables.learning.freezing import train_mode
+from trainables.learning.optimizers import build_optimizer
 from trainables.learning.schedules import set_learning_rate
 from trainables.seeds import derive_seed, generator
 

@@ -17,8 +17,8 @@ from torch import nn
 from search_spaces.recipe import Recipe
 from tests.benchmarks.publish import publish
 from trainables.backbones.layers import classifier_name
+from trainables.learning.freezing import train_mode
 from trainables.learning.learner import Learner
-from trainables.learning.optimizers import train_mode
 from trainables.learning.precision import Precision
 from trainables.pruning import PruningPlan, WidthRule, prune
 

@@ -103,15 +103,6 @@ def layer_of_parameter(model: nn.Module) -> dict[str, int]:
     }
 
 
-def trained_batch_norms(model: nn.Module) -> tuple[str, ...]:
-    """Names of the batch norms that are in train mode: they normalise by the batch they see."""
-    return tuple(
-        name
-        for name, module in model.named_modules()
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training
-    )
-
-
 def _layers_by_name(model: nn.Module) -> dict[str, int]:
     layers: dict[str, int] = {}
     seen: dict[str, int] = {}  # by the name of a block or of a module outside of blocks

@@ -28,7 +28,7 @@ from trainables.costs.flops import StepCost, trace_flops
 from trainables.errors import InfeasibleError
 from trainables.images.store import ImageStore, Split
 from trainables.learning.evaluation import evaluate
-from trainables.learning.parts import in_parts
+from trainables.learning.parts_that_fit import in_parts_that_fit
 
 EXTRACTION_SHARE = 0.9
 """Of the compute aimed at, what extraction may take where it cannot pay for all images. The rest
@@ -136,7 +136,7 @@ class FeatureBatches:
             def features(rows: slice) -> Tensor:
                 return self._trunk.features(self._inputs(split.images[images[rows]]))
 
-            return torch.cat(list(in_parts(features, len(images), part=len(images))))
+            return torch.cat(list(in_parts_that_fit(features, len(images), part=len(images))))
 
         return open_features(
             path,

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from trainables.images.store import Split
-from trainables.learning.parts import in_parts
+from trainables.learning.parts_that_fit import in_parts_that_fit
 
 EVALUATION_BATCH = 256
 """Images a forward pass of validation, test and calibration; bounds memory, changes no result."""
@@ -30,5 +30,5 @@ def evaluate(
         wrong = (logits.argmax(dim=1) != targets).sum().item()
         return wrong, F.cross_entropy(logits, targets, reduction="sum").item()
 
-    scores = list(in_parts(score, len(split), part=EVALUATION_BATCH))
+    scores = list(in_parts_that_fit(score, len(split), part=EVALUATION_BATCH))
     return sum(wrong for wrong, _ in scores) / len(split), sum(s for _, s in scores) / len(split)

@@ -8,12 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from search_spaces.recipe import Optimizer, Recipe
-from trainables.backbones.layers import trained_batch_norms
-from trainables.learning.averages import ScheduleFreeAverage
+from trainables.learning.averages import RunningAverage, ScheduleFreeAverage
+from trainables.learning.batch_norm import trained_batch_norms
 from trainables.learning.losses import training_loss
 from trainables.learning.mixing import Targets, mix
 from trainables.learning.optimizers import (
-    RunningAverage,
     build_optimizer,
     optimizer_numbers,
     optimizer_tensors,

@@ -1,7 +1,6 @@
-"""What is trained, and by which optimiser: trainable depth, parameter groups, average."""
+"""Optimisers: one group of parameters for each layer, and their state in a checkpoint."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from copy import deepcopy
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,25 +15,6 @@ BETAS = (0.9, 0.999)
 """AdamW's decay rates of the averages of gradient and squared gradient."""
 STATE_COPIES = {Optimizer.SGD: 1, Optimizer.ADAMW: 2, Optimizer.SCHEDULE_FREE_ADAMW: 2}
 """Tensors of its own that an optimiser keeps for each weight."""
-AVERAGE_ORDER = 8
-"""Order of the polynomial-decay average: about the last 1/(order + 1) of the steps count."""
-
-
-def freeze_below(model: nn.Module, *, trainable_depth: float) -> None:
-    """Leaves the head and the last `trainable_depth` (0-1) of the other layers trainable."""
-    layers = layer_of_parameter(model)
-    head = max(layers.values())
-    first_trained = head - round(trainable_depth * head)
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(layers[name] >= first_trained)
-
-
-def train_mode(model: nn.Module) -> None:
-    """Training mode for what is trained; frozen layers keep their statistics and drop nothing."""
-    model.train()
-    for module in model.modules():
-        if _is_frozen(module):
-            module.eval()
 
 
 def build_optimizer(
@@ -104,54 +84,6 @@ def restore_optimizer(
         optimizer.state[parameter][kind] = value
     for group, values in zip(optimizer.param_groups, numbers, strict=True):
         group.update(values)
-
-
-class RunningAverage:
-    """A copy of a model that follows it: what is measured and exported.
-
-    Polynomial-decay averaging (Shamir & Zhang 2013) of weights and statistics: with order g,
-    a_t = a_{t-1} + (g + 1) / (t + g) * (w_t - a_{t-1}). It needs no horizon, so that the early
-    rungs of a long schedule are as honest as the last.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        """`model` must have been frozen and moved already: what is frozen is not followed."""
-        self.model = deepcopy(model).requires_grad_(requires_grad=False).eval()
-        """The average, in eval mode."""
-        pairs: list[tuple[Tensor, Tensor]] = [
-            (mine, theirs.detach())
-            for mine, theirs in zip(self.model.parameters(), model.parameters(), strict=True)
-            if theirs.requires_grad
-        ]
-        for mine, theirs in zip(self.model.modules(), model.modules(), strict=True):
-            if not _is_frozen(theirs):
-                pairs += zip(
-                    mine.buffers(recurse=False), theirs.buffers(recurse=False), strict=True
-                )
-        self._averaged = [pair for pair in pairs if pair[0].is_floating_point()]
-        self._copied = [pair for pair in pairs if not pair[0].is_floating_point()]
-        self.settling_images = 0
-        """How many images `settle` passes forward."""
-
-    def settle(
-        self, calibration: Iterable[Tensor], *, hold: Callable[[nn.Module], None] | None = None
-    ) -> None:
-        """Nothing: the average is ready to be measured at any time."""
-
-    @torch.no_grad()
-    def update(self, *, step: int) -> None:
-        """Follows the model after its step number `step`, from 1."""
-        share = (AVERAGE_ORDER + 1) / (step + AVERAGE_ORDER)
-        mine, theirs = zip(*self._averaged, strict=True)
-        torch._foreach_lerp_(mine, theirs, share)
-        for own, new in self._copied:
-            own.copy_(new)
-
-
-def _is_frozen(module: nn.Module) -> bool:
-    """Whether the module has weights and none of them is trained."""
-    parameters = list(module.parameters())
-    return bool(parameters) and not any(p.requires_grad for p in parameters)
 
 
 def _groups(

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from search_spaces.recipe import Recipe, Setting
 from trainables.errors import InfeasibleError, InputError
+from trainables.learning.batch_norm import reestimate_batch_norm
 from trainables.method import Conditions, MethodContext, Prepared, Transfer
 from trainables.pruning.absorption import Absorbing
 from trainables.pruning.channels.groups import ChannelGroup
@@ -25,7 +26,6 @@ from trainables.pruning.plan import PruningPlan
 from trainables.pruning.pruner import prune
 from trainables.pruning.pruner import rebuild as rebuild_structure
 from trainables.pruning.reductions import Reduction
-from trainables.pruning.repair import reestimate_batch_norm
 from trainables.pruning.ridge import fit_ridge
 from trainables.pruning.saliency import gate_gradients
 from trainables.pruning.structure import PrunedStructure

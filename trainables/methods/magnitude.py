@@ -34,12 +34,12 @@ from torch import nn
 
 from search_spaces.recipe import Recipe
 from trainables.backbones.layers import backbone_weights
+from trainables.learning.batch_norm import reestimate_batch_norm
 from trainables.mechanisms.masks import MaskedTransfer, apply_masks
 from trainables.mechanisms.scheduled_sparsity import ScheduledSparsity
 from trainables.mechanisms.sparsity import Scope, check_sparsity, keep_largest
 from trainables.mechanisms.trained_depth import check_depth
 from trainables.method import Conditions, MethodContext, Prepared, Transfer
-from trainables.pruning.repair import reestimate_batch_norm
 from trainables.settings import Settings
 
 CALIBRATION_IMAGES = 256

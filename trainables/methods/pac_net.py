@@ -30,8 +30,8 @@ from search_spaces.recipe import Recipe
 from trainables.backbones.layers import backbone_weights
 from trainables.costs.flops import count_flops
 from trainables.errors import InfeasibleError, InputError
+from trainables.learning.freezing import train_mode
 from trainables.learning.learner import Learner
-from trainables.learning.optimizers import train_mode
 from trainables.learning.precision import Precision
 from trainables.mechanisms.anchors import AnchoredTransfer
 from trainables.mechanisms.masks import MaskedTransfer, Masks

@@ -28,12 +28,12 @@ from torch import Tensor, nn
 from search_spaces.recipe import Recipe
 from trainables.backbones.layers import backbone_weights
 from trainables.errors import InfeasibleError
+from trainables.learning.batch_norm import reestimate_batch_norm
 from trainables.mechanisms.block_fisher import BlockFisher
 from trainables.mechanisms.masks import MaskedTransfer
 from trainables.mechanisms.sample_gradients import gradients_of, sample_gradients
 from trainables.mechanisms.sparsity import Scope, check_sparsity, keep_largest
 from trainables.method import Conditions, MethodContext, Prepared, Transfer
-from trainables.pruning.repair import reestimate_batch_norm
 from trainables.settings import Settings
 
 CALIBRATION_IMAGES = 256

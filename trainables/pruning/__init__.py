@@ -2,7 +2,6 @@
 
 from trainables.pruning.plan import Criterion, PruningPlan, Scope, WidthRule
 from trainables.pruning.pruner import prune, rebuild
-from trainables.pruning.repair import reestimate_batch_norm
 from trainables.pruning.structure import PrunedStructure
 
 __all__ = [
@@ -13,5 +12,4 @@ __all__ = [
     "WidthRule",
     "prune",
     "rebuild",
-    "reestimate_batch_norm",
 ]

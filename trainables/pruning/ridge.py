@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from trainables.backbones.modes import eval_mode
 from trainables.errors import InfeasibleError
-from trainables.learning.parts import in_parts
+from trainables.learning.parts_that_fit import in_parts_that_fit
 from trainables.pruning.absorption import Absorbing, blocks_of
 from trainables.pruning.channels.groups import Side
 from trainables.pruning.reductions import (
@@ -78,7 +78,7 @@ def fit_ridge(
         with torch.no_grad(), eval_mode(model):
             for images in batches:
                 read = partial(_read, model, layers, images)
-                list(in_parts(read, len(images), part=len(images)))
+                list(in_parts_that_fit(read, len(images), part=len(images)))
     finally:
         for hook in hooks:
             hook.remove()

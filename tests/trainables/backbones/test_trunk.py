@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from trainables.backbones.trunk import FrozenTrunk, find_trunk
 from trainables.costs.flops import count_flops, trace_flops
-from trainables.learning.optimizers import freeze_below, train_mode
+from trainables.learning.freezing import freeze_below, train_mode
 
 
 def frozen(model: nn.Module, *, trainable_depth: float = 0.0) -> nn.Module:

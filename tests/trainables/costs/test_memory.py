@@ -20,7 +20,9 @@ from trainables.costs.memory import (
     trace_memory,
 )
 from trainables.errors import InputError
-from trainables.learning.optimizers import RunningAverage, build_optimizer, freeze_below, train_mode
+from trainables.learning.averages import RunningAverage
+from trainables.learning.freezing import freeze_below, train_mode
+from trainables.learning.optimizers import build_optimizer
 
 GIGABYTE = 1 << 30
 

@@ -1,5 +1,6 @@
-"""The schedule-free average: the library's own, made without touching the model."""
+"""The running average by its formula, and the schedule-free one as the library makes it."""
 
+import math
 from copy import deepcopy
 from pathlib import Path
 
@@ -11,16 +12,62 @@ from torch import Tensor, nn
 
 from search_spaces.recipe import Optimizer, Schedule
 from tests.trainables.recipes import LEVELS, make_recipe, make_trial, run, rung_uri
-from trainables.backbones.layers import trained_batch_norms
 from trainables.batches.features import FeatureBatches
 from trainables.checkpoints import load_checkpoint
 from trainables.images.store import ImageStore
-from trainables.learning.averages import SETTLING_IMAGES, ScheduleFreeAverage
-from trainables.learning.optimizers import build_optimizer, freeze_below, train_mode
+from trainables.learning.averages import SETTLING_IMAGES, RunningAverage, ScheduleFreeAverage
+from trainables.learning.batch_norm import reestimate_batch_norm, trained_batch_norms
+from trainables.learning.freezing import freeze_below, train_mode
+from trainables.learning.optimizers import build_optimizer
 from trainables.learning.schedules import set_learning_rate
-from trainables.pruning.repair import reestimate_batch_norm
 
 FREE = {"optimizer": Optimizer.SCHEDULE_FREE_ADAMW, "schedule": Schedule.CONSTANT}
+
+
+def test_a_running_average_is_the_weighted_sum_of_its_formula() -> None:
+    model = nn.BatchNorm1d(1)
+    average = RunningAverage(model)
+    history = [3.0, -1.0, 2.0, 5.0]
+    for step, value in enumerate(history, start=1):
+        with torch.no_grad():
+            model.weight.fill_(value)
+            model.running_mean.fill_(10 * value)
+            model.num_batches_tracked.fill_(step)
+        average.update(step=step)
+    # weights of Shamir & Zhang unrolled: w_t · prod of (1 - share) after t, share = 9 / (t + 8)
+    shares = [9 / (t + 8) for t in range(1, 5)]
+    expected = sum(
+        value * share * math.prod(1 - later for later in shares[t + 1 :])
+        for t, (value, share) in enumerate(zip(history, shares, strict=True))
+    )
+    assert average.model.weight.item() == pytest.approx(expected)
+    assert average.model.running_mean.item() == pytest.approx(10 * expected)
+    assert average.model.num_batches_tracked.item() == 4
+
+
+def test_the_first_step_replaces_what_a_running_average_began_with() -> None:
+    model = nn.Linear(2, 2)
+    average = RunningAverage(model)
+    with torch.no_grad():
+        model.weight.fill_(7.0)
+    average.update(step=1)
+    assert torch.equal(average.model.weight, model.weight)
+    assert average.model.weight.data_ptr() != model.weight.data_ptr()
+
+
+def test_a_running_average_neither_trains_nor_follows_what_is_frozen() -> None:
+    model = nn.Linear(2, 2)
+    model.weight.requires_grad_(requires_grad=False)
+    average = RunningAverage(model)
+    before = model.weight.clone()
+    with torch.no_grad():
+        model.weight.fill_(7.0)
+        model.bias.fill_(3.0)
+    average.update(step=1)
+    assert torch.equal(average.model.weight, before)
+    assert torch.equal(average.model.bias, model.bias)
+    assert not any(p.requires_grad for p in average.model.parameters())
+    assert not average.model.training
 
 
 def images(seed: int) -> Tensor:

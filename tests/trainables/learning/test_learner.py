@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from search_spaces.recipe import Optimizer, Recipe, Schedule
 from tests.trainables.recipes import make_recipe
+from trainables.learning.freezing import train_mode
 from trainables.learning.learner import Learner
 from trainables.learning.losses import class_weights
-from trainables.learning.optimizers import train_mode
 from trainables.learning.precision import Precision
 from trainables.seeds import derive_seed
 

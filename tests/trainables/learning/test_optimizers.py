@@ -1,7 +1,6 @@
-"""What is trained and by what, against hand computation."""
+"""Optimisers: their groups, steps and saved states, against hand computation."""
 
 import json
-import math
 from typing import Any
 
 import pytest
@@ -10,16 +9,13 @@ import torch
 from torch import nn
 
 from search_spaces.recipe import Optimizer, Schedule
-from tests.trainables.backbones.cifar_resnet import cifar_resnet
+from trainables.learning.freezing import freeze_below
 from trainables.learning.optimizers import (
     STATE_COPIES,
-    RunningAverage,
     build_optimizer,
-    freeze_below,
     optimizer_numbers,
     optimizer_tensors,
     restore_optimizer,
-    train_mode,
 )
 from trainables.learning.precision import Precision
 from trainables.learning.schedules import set_learning_rate
@@ -29,52 +25,6 @@ def build(model: nn.Module, kind: Optimizer = Optimizer.SGD, **changes: Any) -> 
     """An optimiser without decay, but for the changes."""
     values: dict[str, Any] = {"learning_rate": 0.1, "weight_decay": 0.0, "layer_decay": 1.0}
     return build_optimizer(kind, model, **values | changes)
-
-
-def trained(model: nn.Module) -> set[str]:
-    """The first names of the parameters that are trained."""
-    return {name.partition(".")[0] for name, p in model.named_parameters() if p.requires_grad}
-
-
-@pytest.mark.parametrize(
-    ("depth", "expected"),
-    [
-        (0.0, {"fc"}),
-        (0.2, {"fc", "layer4"}),
-        (0.4, {"fc", "layer4", "layer3"}),
-        (0.5, {"fc", "layer4", "layer3"}),
-        (1.0, {"fc", "layer4", "layer3", "layer2", "layer1", "conv1", "bn1"}),
-    ],
-)
-def test_depth_counts_layers_from_the_head(depth: float, expected: set[str]) -> None:
-    model = timm.create_model("test_resnet")
-    freeze_below(model, trainable_depth=depth)
-    assert trained(model) == expected
-
-
-def test_a_deeper_share_thaws_what_a_smaller_one_froze() -> None:
-    model = cifar_resnet(4)
-    freeze_below(model, trainable_depth=0.0)
-    assert trained(model) == {"linear"}
-    freeze_below(model, trainable_depth=1.0)
-    assert all(parameter.requires_grad for parameter in model.parameters())
-
-
-def test_frozen_layers_are_in_eval_mode_and_trained_ones_are_not() -> None:
-    model = timm.create_model("test_resnet", drop_path_rate=0.5, drop_rate=0.1)
-    freeze_below(model, trainable_depth=0.4)
-    train_mode(model)
-    for name, module in model.named_modules():
-        if name.startswith(("conv1", "bn1", "layer1", "layer2")):
-            assert not module.training, name  # batch norms and stochastic depth alike
-        if name.startswith(("layer3", "layer4", "fc")):
-            assert module.training, name
-
-
-def test_train_mode_undoes_eval_mode() -> None:
-    model = timm.create_model("test_resnet").eval()
-    train_mode(model)
-    assert all(module.training for module in model.modules())
 
 
 def decays(model: nn.Module, kind: Optimizer, **changes: Any) -> dict[str, tuple[float, float]]:
@@ -187,49 +137,3 @@ def test_an_optimiser_keeps_as_many_tensors_a_weight_as_are_counted(kind: Optimi
     optimizer.step()
     kept = sum(t.numel() for t in optimizer_tensors(optimizer, model).values() if t.ndim)
     assert kept == STATE_COPIES[kind] * sum(p.numel() for p in model.parameters())
-
-
-def test_the_average_is_the_weighted_sum_of_its_formula() -> None:
-    model = nn.BatchNorm1d(1)
-    average = RunningAverage(model)
-    history = [3.0, -1.0, 2.0, 5.0]
-    for step, value in enumerate(history, start=1):
-        with torch.no_grad():
-            model.weight.fill_(value)
-            model.running_mean.fill_(10 * value)
-            model.num_batches_tracked.fill_(step)
-        average.update(step=step)
-    # weights of Shamir & Zhang unrolled: w_t · prod of (1 - share) after t, share = 9 / (t + 8)
-    shares = [9 / (t + 8) for t in range(1, 5)]
-    expected = sum(
-        value * share * math.prod(1 - later for later in shares[t + 1 :])
-        for t, (value, share) in enumerate(zip(history, shares, strict=True))
-    )
-    assert average.model.weight.item() == pytest.approx(expected)
-    assert average.model.running_mean.item() == pytest.approx(10 * expected)
-    assert average.model.num_batches_tracked.item() == 4
-
-
-def test_the_first_step_replaces_what_the_average_began_with() -> None:
-    model = nn.Linear(2, 2)
-    average = RunningAverage(model)
-    with torch.no_grad():
-        model.weight.fill_(7.0)
-    average.update(step=1)
-    assert torch.equal(average.model.weight, model.weight)
-    assert average.model.weight.data_ptr() != model.weight.data_ptr()
-
-
-def test_the_average_neither_trains_nor_follows_what_is_frozen() -> None:
-    model = nn.Linear(2, 2)
-    model.weight.requires_grad_(requires_grad=False)
-    average = RunningAverage(model)
-    before = model.weight.clone()
-    with torch.no_grad():
-        model.weight.fill_(7.0)
-        model.bias.fill_(3.0)
-    average.update(step=1)
-    assert torch.equal(average.model.weight, before)
-    assert torch.equal(average.model.bias, model.bias)
-    assert not any(p.requires_grad for p in average.model.parameters())
-    assert not average.model.training

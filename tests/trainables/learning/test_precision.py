@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from tests.trainables.recipes import make_recipe, make_trial, run, rung_uri
 from trainables.images.store import ImageStore
+from trainables.learning.freezing import train_mode
 from trainables.learning.learner import Learner
-from trainables.learning.optimizers import train_mode
 from trainables.learning.precision import Precision
 from trainables.measurement import Outcome
 

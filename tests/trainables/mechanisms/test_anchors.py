@@ -10,13 +10,12 @@ from torch import Tensor, nn
 
 from search_spaces.recipe import Optimizer, Schedule
 from tests.trainables.recipes import make_recipe
-from trainables.backbones.layers import trained_batch_norms
+from trainables.learning.batch_norm import reestimate_batch_norm, trained_batch_norms
+from trainables.learning.freezing import train_mode
 from trainables.learning.learner import Learner
-from trainables.learning.optimizers import train_mode
 from trainables.learning.precision import Precision
 from trainables.mechanisms.anchors import AnchoredTransfer
 from trainables.mechanisms.masks import Masks
-from trainables.pruning.repair import reestimate_batch_norm
 
 NAMES = ("conv1.0.weight", "layer1.0.bn1.weight", "layer4.0.conv2.weight", "layer2.0.bn2.bias")
 FROZEN = ("layer3.0.conv1.weight",)

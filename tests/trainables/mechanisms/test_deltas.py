@@ -15,8 +15,8 @@ from search_spaces.recipe import Optimizer
 from tests.trainables.backbones.cifar_resnet import cifar_resnet
 from trainables.backbones.layers import backbone_weights, layer_of_parameter, norm_parameters
 from trainables.costs.flops import count_flops, structure_key
-from trainables.learning.averages import ScheduleFreeAverage
-from trainables.learning.optimizers import RunningAverage, build_optimizer
+from trainables.learning.averages import RunningAverage, ScheduleFreeAverage
+from trainables.learning.optimizers import build_optimizer
 from trainables.learning.precision import Precision
 from trainables.mechanisms.deltas import (
     GatedDelta,

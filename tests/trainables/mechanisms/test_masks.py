@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from search_spaces.recipe import Optimizer, Schedule
 from tests.trainables.recipes import make_recipe
 from trainables.backbones.layers import backbone_weights
+from trainables.learning.batch_norm import reestimate_batch_norm
+from trainables.learning.freezing import freeze_below, train_mode
 from trainables.learning.learner import Learner
-from trainables.learning.optimizers import freeze_below, train_mode
 from trainables.learning.precision import Precision
 from trainables.mechanisms.masks import MaskedTransfer, apply_masks
-from trainables.pruning.repair import reestimate_batch_norm
 
 STEPS = 6
 KINDS: list[dict[str, Any]] = [

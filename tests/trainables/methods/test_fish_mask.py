@@ -25,12 +25,12 @@ from tests.trainables.methods.method_contract import (
     pretrained,
 )
 from tests.trainables.recipes import LEVELS, make_recipe, make_trial, run
-from trainables.backbones.layers import trained_batch_norms
 from trainables.backbones.source import BackboneSource
 from trainables.costs.flops import count_flops
 from trainables.errors import InfeasibleError, InputError
 from trainables.images.store import ImageStore
-from trainables.learning.optimizers import train_mode
+from trainables.learning.batch_norm import trained_batch_norms
+from trainables.learning.freezing import train_mode
 from trainables.mechanisms.anchors import AnchoredTransfer
 from trainables.methods import fish_mask
 from trainables.rungs import rung_levels

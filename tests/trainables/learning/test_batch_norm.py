@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from trainables.pruning import reestimate_batch_norm
+from trainables.learning.batch_norm import reestimate_batch_norm
 
 
 def net() -> nn.Sequential:

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainables.learning.parts import in_parts
+from trainables.learning.parts_that_fit import in_parts_that_fit
 
 
 class Worker:
@@ -26,19 +26,19 @@ class Worker:
 
 @given(images=st.integers(0, 300), part=st.integers(1, 128), at_most=st.integers(1, 128))
 def test_every_row_comes_once_and_in_order(images: int, part: int, at_most: int) -> None:
-    parts = list(in_parts(Worker(at_most=at_most), images, part=part))
+    parts = list(in_parts_that_fit(Worker(at_most=at_most), images, part=part))
     assert [row for rows in parts for row in rows] == list(range(images))
 
 
 def test_parts_that_fit_are_left_whole() -> None:
     worker = Worker(at_most=8)
-    list(in_parts(worker, 20, part=8))
+    list(in_parts_that_fit(worker, 20, part=8))
     assert worker.sizes == [8, 8, 4]
 
 
 def test_later_parts_are_as_small_as_the_one_that_fitted() -> None:
     worker = Worker(at_most=3)
-    list(in_parts(worker, 10, part=8))
+    list(in_parts_that_fit(worker, 10, part=8))
     assert worker.sizes == [8, 4, 2, 2, 2, 2, 2]
 
 
@@ -46,5 +46,5 @@ def test_later_parts_are_as_small_as_the_one_that_fitted() -> None:
 def test_what_does_not_fit_in_the_smallest_part_fails(smallest: int, sizes: list[int]) -> None:
     worker = Worker(at_most=0)
     with pytest.raises(torch.OutOfMemoryError, match=f"^{sizes[-1]} rows are too many"):
-        list(in_parts(worker, 8, part=8, smallest=smallest))
+        list(in_parts_that_fit(worker, 8, part=8, smallest=smallest))
     assert worker.sizes == sizes

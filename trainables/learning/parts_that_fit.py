@@ -8,7 +8,7 @@ import torch
 Result = TypeVar("Result")
 
 
-def in_parts(
+def in_parts_that_fit(
     work: Callable[[slice], Result], images: int, *, part: int, smallest: int = 1
 ) -> Iterator[Result]:
     """What `work` gives for the rows of each part, in order: `part` of `images` at a time.

@@ -1,7 +1,8 @@
-"""Repairs a pruned model before it is trained: batch-norm re-estimation.
+"""Batch norms: which of them follow the images, and how their statistics are made anew.
 
-Pruning changes what reaches each batch norm, so its running statistics no longer fit. Passing a few
-hundred images forward sets them right; helps most where norms stay frozen or training is short.
+Changed weights change what reaches each batch norm, so that its running statistics no longer fit.
+Passing a few hundred images forward sets them right, which helps most where norms stay frozen or
+training is short.
 """
 
 from collections.abc import Collection, Iterable, Iterator
@@ -12,13 +13,22 @@ import torch
 from torch import Tensor, nn
 
 from trainables.backbones.modes import eval_mode
-from trainables.learning.parts import in_parts
+from trainables.learning.parts_that_fit import in_parts_that_fit
+
+
+def trained_batch_norms(model: nn.Module) -> tuple[str, ...]:
+    """Names of the batch norms that are in train mode and so normalise by the batch they see."""
+    return tuple(
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training
+    )
 
 
 def reestimate_batch_norm(
     model: nn.Module, batches: Iterable[Tensor], *, only: Collection[str] | None = None
 ) -> int:
-    """Replace the running statistics of batch norms; returns the number of images used.
+    """Replaces the running statistics of batch norms; returns the number of images used.
 
     All batch norms of the model, or `only` those of these qualified names.
 
@@ -28,8 +38,8 @@ def reestimate_batch_norm(
     afterwards. The cost is the returned number × one image's forward pass. A model without batch
     norms costs nothing: no batch is drawn and 0 returned. Without any batch nothing changes.
 
-    A batch of one image is left out, for where maps have shrunk to one pixel it has no variance.
-    One that does not fit into memory is halved until it does.
+    A batch of one image is left out, because it has no variance where maps have shrunk to one
+    pixel. A batch that does not fit into memory is halved until it does.
     """
     norms = [
         module
@@ -49,7 +59,9 @@ def reestimate_batch_norm(
                 for norm in norms:
                     norm.reset_running_stats()
             observe = partial(_observe, model, norms, images)
-            images_used += sum(in_parts(observe, len(images), part=len(images), smallest=2))
+            images_used += sum(
+                in_parts_that_fit(observe, len(images), part=len(images), smallest=2)
+            )
     return images_used
 
 
