@@ -18,7 +18,7 @@ from trainables.backbones.build import build, normalisation
 from trainables.backbones.source import BackboneSource
 from trainables.checkpoints import load_checkpoint
 from trainables.errors import InputError
-from trainables.images.augment import prepare
+from trainables.images.augment import model_inputs
 from trainables.images.store import ImageStore
 from trainables.learning.evaluation import EVALUATION_BATCH, evaluate
 from trainables.measurement import Measurement
@@ -49,7 +49,9 @@ class TransferredModel:
     def inputs(self, images: Tensor) -> Tensor:
         """Normalised input [B, 3, r, r], on the module's device, of square images [B, 3, R, R]."""
         device = next(self.module.parameters()).device
-        return prepare(images.to(device), resolution=self.resolution, mean=self.mean, std=self.std)
+        return model_inputs(
+            images.to(device), resolution=self.resolution, mean=self.mean, std=self.std
+        )
 
     @torch.inference_mode()
     def predict(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:

@@ -19,7 +19,7 @@ from trainables.batches.features import FeatureBatches
 from trainables.batches.images import Batches, ImageBatches
 from trainables.checkpoints import load_checkpoint, save_checkpoint
 from trainables.costs.flops import StepCost, count_flops
-from trainables.costs.skippable import Zeros
+from trainables.costs.skippable import SkippableFlops
 from trainables.errors import InfeasibleError
 from trainables.images.store import ImageStore
 from trainables.learning.batch_norm import trained_batch_norms
@@ -98,7 +98,7 @@ class Finetuning:
         train_mode(self._model)
         self._check_batch_norms()
         cost = count_flops(self._model, resolution=recipe.resolution)
-        self._zeros = Zeros(self._model, resolution=recipe.resolution)
+        self._zeros = SkippableFlops(self._model, resolution=recipe.resolution)
         self._batches = self._choose_batches(store, cost, levels=levels, mirror=mirror)
         self._step_flops = self._batches.step_flops + self._transfer.step_flops
         self._opened = False

@@ -13,7 +13,7 @@ from trainables.backbones.layers import classifier_name
 from trainables.batches.epochs import Epochs
 from trainables.costs.flops import count_flops
 from trainables.errors import InfeasibleError, InputError
-from trainables.images.augment import prepare
+from trainables.images.augment import model_inputs
 from trainables.images.store import ImageStore
 from trainables.learning.evaluation import EVALUATION_BATCH
 from trainables.mechanisms.source_task import SourceTask
@@ -70,7 +70,7 @@ class Preparation:
     def inputs(self, images: Tensor) -> Tensor:
         """Normalised input [B, 3, r, r] of images [B, 3, R, R], 0-255, on the device."""
         mean, std = self.normalisation
-        return prepare(
+        return model_inputs(
             images.to(self._device, non_blocking=True),
             resolution=self._recipe.resolution,
             mean=mean,

@@ -15,12 +15,13 @@ from trainables.backbones import build as backbones
 from trainables.backbones.source import BackboneSource
 from trainables.costs.flops import count_flops
 from trainables.errors import InputError
-from trainables.images.augment import augment, prepare
+from trainables.images.augment import augment, model_inputs
 from trainables.images.store import ImageStore
 from trainables.learning.averages import RunningAverage
 from trainables.learning.evaluation import evaluate
 from trainables.learning.freezing import train_mode
 from trainables.learning.optimizers import build_optimizer
+from trainables.learning.precision import training_device
 from trainables.learning.schedules import set_learning_rate
 from trainables.seeds import derive_seed, generator
 
@@ -72,7 +73,7 @@ def pretrain(
             f"batch_size={plan.batch_size} is more than the {len(train.labels)} training images; "
             "lower it."
         )
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = training_device()
     torch.manual_seed(derive_seed(plan.seed, "model"))
     model = backbones.build(source, num_classes=len(store.class_names))
     weights = backbones.load_weights(source)
@@ -91,7 +92,7 @@ def pretrain(
     )
 
     def inputs(images: torch.Tensor) -> torch.Tensor:
-        return prepare(images.to(device), resolution=store.resolution, mean=mean, std=std)
+        return model_inputs(images.to(device), resolution=store.resolution, mean=mean, std=std)
 
     steps_per_epoch = len(train.labels) // plan.batch_size
     step = 0

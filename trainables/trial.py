@@ -24,6 +24,7 @@ from trainables.export import error_on_test, from_checkpoint
 from trainables.finetune import Finetuning
 from trainables.images.store import ImageStore, open_store
 from trainables.images.tasks import TaskSource
+from trainables.learning.precision import training_device
 from trainables.measurement import Measurement, Outcome, Report
 from trainables.trial_setting import TrialSetting
 
@@ -57,7 +58,7 @@ class TransferTrial(tune.Trainable):
                 ),
                 levels=setting.levels,
                 mirror=setting.mirror,
-                device=_device(),
+                device=training_device(),
                 resume_from=checkpoint_folder(self._uri, rungs[-1]) if rungs else None,
                 source_task=_source_task(setting),
             )
@@ -131,10 +132,6 @@ def _freeze_modules() -> None:
     gc.freeze()
 
 
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
 @functools.lru_cache(maxsize=2)
 def _backbone(source: str) -> Backbone:
     """Kept by the actor, so that a sweep reads its weights once an actor, not once a trial."""
@@ -161,5 +158,5 @@ def measure_test_error(setting: Mapping[str, Any], checkpoint_uri: str) -> float
     torch.set_num_threads(parsed.threads)
     store = _store(json.dumps(asdict(parsed.task)), parsed.store_resolution, parsed.cache)
     model = from_checkpoint(checkpoint_uri, backbone=parsed.backbone, class_names=store.class_names)
-    model.module.to(_device())
+    model.module.to(training_device())
     return error_on_test(model, store)

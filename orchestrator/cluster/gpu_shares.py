@@ -19,6 +19,7 @@ from search_spaces.recipe import Recipe
 from trainables.backbones.source import BackboneSource
 from trainables.costs.memory import TrialMemory, gpu_share
 from trainables.errors import InputError
+from trainables.learning.precision import training_device
 from trainables.memory_probe import RecipeMemory, dense, probe_memory
 
 
@@ -59,7 +60,7 @@ def share(recipe: Recipe, memory: RecipeMemory, *, device_bytes: int) -> float:
 
 
 def _probe(recipe: dict[str, Any], source: dict[str, Any], classes: int) -> ProbedGpu:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = training_device()
     memory = probe_memory(
         Recipe.from_dict(recipe), source=BackboneSource(**source), classes=classes, device=device
     )

@@ -17,8 +17,9 @@ from tests.benchmarks.publish import publish
 from tests.benchmarks.trials import next_pace, noise_recipe, noise_store, noise_trial
 from trainables.batches.images import ImageBatches
 from trainables.costs.flops import StepCost
-from trainables.images.augment import prepare
+from trainables.images.augment import model_inputs
 from trainables.images.store import ImageStore
+from trainables.learning.precision import training_device
 
 MODELS = ("resnet18", "resnet50", "mobilenetv2_100")
 BATCHES = {"cpu": {64: 64, 224: 16}, "cuda": {64: 256, 224: 128}}
@@ -32,7 +33,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 def main() -> None:
     """Times both and prints the table."""
     torch.set_num_threads(os.cpu_count() or 1)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = training_device()
     rows = [
         share_of_step(model, resolution=resolution, batch_size=batch_size, device=device)
         for resolution, batch_size in BATCHES[device.type].items()
@@ -82,7 +83,7 @@ def _batches(store: ImageStore, *, batch_size: int, device: torch.device) -> Ima
         recipe=noise_recipe(store, batch_size=batch_size, target_flops=1.0),
         seed=0,
         store=store,
-        inputs=lambda images: prepare(
+        inputs=lambda images: model_inputs(
             images.to(device), resolution=store.resolution, mean=MEAN, std=STD
         ),
         cost=StepCost(forward_flops=0.0, train_flops=0.0),  # not asked for

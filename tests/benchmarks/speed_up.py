@@ -13,6 +13,7 @@ import torch
 
 from tests.benchmarks.publish import publish
 from tests.benchmarks.trials import next_pace, noise_store, noise_trial
+from trainables.learning.precision import training_device
 
 MODELS = ("resnet18", "resnet50", "mobilenetv2_100")
 KEEPS = (0.75, 0.5, 0.25)
@@ -27,7 +28,7 @@ ROUNDS = 5
 def main() -> None:
     """Times all and prints the table."""
     torch.set_num_threads(os.cpu_count() or 1)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = training_device()
     rows = [
         row
         for resolution, batch_size in BATCHES[device.type].items()

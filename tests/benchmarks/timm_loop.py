@@ -32,7 +32,7 @@ from trainables.images.catalog import TRAIN
 from trainables.images.decode import decode_square
 from trainables.images.store import ImageStore, open_store
 from trainables.images.tasks import TaskSource, find_origin
-from trainables.learning.precision import Precision
+from trainables.learning.precision import Precision, training_device
 
 MODELS = ("resnet18", "resnet50")
 PHOTOS = Path("../shared/data/clothing10")
@@ -67,7 +67,7 @@ def main() -> None:
             "of a checkout that has the shared data beside it."
         )
     torch.set_num_threads(os.cpu_count() or 1)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = training_device()
     rows = [
         row
         for resolution, size in SIZES[device.type].items()

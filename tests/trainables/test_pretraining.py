@@ -13,7 +13,7 @@ from trainables.backbones.source import BackboneSource
 from trainables.costs.flops import count_flops
 from trainables.errors import InputError
 from trainables.finetune import Finetuning
-from trainables.images.augment import prepare
+from trainables.images.augment import model_inputs
 from trainables.images.store import ImageStore
 from trainables.learning.evaluation import evaluate
 from trainables.pretraining import Pretrained, Pretraining, pretrain
@@ -71,7 +71,7 @@ def test_the_weights_have_the_error_that_was_told(made: Pretrained, digits: Imag
     error, _ = evaluate(
         model,
         digits.splits["validation"],
-        lambda images: prepare(images, resolution=16, mean=mean, std=std),
+        lambda images: model_inputs(images, resolution=16, mean=mean, std=std),
     )
     assert error == made.val_error < 0.75
 

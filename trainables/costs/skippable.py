@@ -1,4 +1,4 @@
-"""What hardware that skips products with zeros would save; dense hardware executes them all."""
+"""FLOPs that hardware which skips zeros would save; dense hardware executes them all."""
 
 from collections.abc import Mapping
 from functools import cached_property
@@ -9,11 +9,11 @@ from trainables.backbones.layers import WEIGHTED
 from trainables.costs.flops import StepCost, layer_flops
 
 
-class Zeros:
+class SkippableFlops:
     """Counts the FLOPs of one trial that meet a weight which is zero.
 
-    Theoretical: reported beside the FLOPs that are executed and never taken from them. The gradient
-    of a weight that is held at zero counts as skipped, too.
+    They are theoretical: reported beside the FLOPs that are executed and never taken from them. The
+    gradient of a weight that is held at zero counts as skipped, too.
     """
 
     def __init__(self, model: nn.Module, *, resolution: int) -> None:
@@ -24,21 +24,21 @@ class Zeros:
         """Training FLOPs so far that could have been skipped."""
 
     def forward(self, images: int, *, shares: Mapping[str, float]) -> None:
-        """So many images went forward; `shares` of the named weights were held at zero."""
+        """Counts `images` that went forward; `shares` of the named weights were held at zero."""
         for name, share in shares.items():
             if cost := self._layers.get(name):  # None where no image passes the layer
                 self.train_flops += images * share * cost.forward_flops
 
     def step(self, images: int, *, shares: Mapping[str, float]) -> None:
-        """A step trained on so many images."""
+        """Counts a step that trained on `images`."""
         for name, share in shares.items():
             if cost := self._layers.get(name):  # None where no image passes the layer
                 self.train_flops += images * share * cost.train_flops
 
-    def inference_flops(self, finished: nn.Module) -> float:
-        """FLOPs of one image's forward pass that meet a zero in the weights of `finished`."""
+    def inference_flops(self, measured: nn.Module) -> float:
+        """FLOPs of one image's forward pass that meet a zero in the weights of `measured`."""
         total = 0.0
-        for name, layer in finished.named_modules():
+        for name, layer in measured.named_modules():
             if isinstance(layer, WEIGHTED):
                 size = layer.weight.numel()
                 zeros = size - int(layer.weight.count_nonzero())

@@ -39,7 +39,7 @@ def augment(images: Tensor, *, strength: float, mirror: bool, generator: Generat
     return _recolor(moved, draws[7:], strength=strength)
 
 
-def prepare(
+def model_inputs(
     images: Tensor,
     *,
     resolution: int,

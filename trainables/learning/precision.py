@@ -1,10 +1,15 @@
-"""In which number format and memory layout a device trains: the device's business, no recipe's."""
+"""The device that trains, its number format and memory layout, which are no recipe's business."""
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+
+
+def training_device() -> torch.device:
+    """Returns this process's GPU where it has one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ from trainables.backbones.build import (
 )
 from trainables.backbones.source import BackboneSource
 from trainables.errors import InputError
-from trainables.images.augment import prepare
+from trainables.images.augment import model_inputs
 from trainables.images.store import open_store
 from trainables.images.tasks import TaskSource
 from trainables.learning.evaluation import evaluate
@@ -291,7 +291,7 @@ def test_a_users_pretrained_model_classifies_from_the_start(
     measured, _ = evaluate(
         model,
         store.splits["test"],
-        lambda images: prepare(images, resolution=32, mean=mean, std=std),
+        lambda images: model_inputs(images, resolution=32, mean=mean, std=std),
     )
     assert measured < most
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from tests.trainables.recipes import make_recipe, make_trial, run, rung_uri
 from trainables.backbones.source import BackboneSource
-from trainables.costs.skippable import Zeros
+from trainables.costs.skippable import SkippableFlops
 from trainables.images.store import ImageStore
 
 
@@ -19,21 +19,21 @@ def net() -> nn.Sequential:
 
 
 def test_a_step_saves_every_product_with_a_weight_that_is_held(net: nn.Sequential) -> None:
-    zeros = Zeros(net, resolution=6)
-    zeros.step(10, shares={"0.weight": 0.5, "1.weight": 0.25})
+    skippable = SkippableFlops(net, resolution=6)
+    skippable.step(10, shares={"0.weight": 0.5, "1.weight": 0.25})
     first, second = 2 * 36 * 216, 2 * 36 * 32
     # the first layer's input needs no gradient
-    assert zeros.train_flops == 10 * (0.5 * 2 * first + 0.25 * 3 * second)
-    zeros.forward(4, shares={"0.weight": 0.5})
-    assert zeros.train_flops == 10 * (0.5 * 2 * first + 0.25 * 3 * second) + 4 * 0.5 * first
+    assert skippable.train_flops == 10 * (0.5 * 2 * first + 0.25 * 3 * second)
+    skippable.forward(4, shares={"0.weight": 0.5})
+    assert skippable.train_flops == 10 * (0.5 * 2 * first + 0.25 * 3 * second) + 4 * 0.5 * first
 
 
 def test_inference_saves_the_zeros_that_are_there(net: nn.Sequential) -> None:
-    zeros = Zeros(net, resolution=6)
-    assert zeros.inference_flops(net) == 0
+    skippable = SkippableFlops(net, resolution=6)
+    assert skippable.inference_flops(net) == 0
     with torch.no_grad():
         net[0].weight[:2] = 0
-    assert zeros.inference_flops(net) == 2 * 36 * 216 * 2 / 8
+    assert skippable.inference_flops(net) == 2 * 36 * 216 * 2 / 8
 
 
 def test_a_layer_that_no_image_passes_saves_nothing(digits: ImageStore) -> None:

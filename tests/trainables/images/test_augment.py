@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainables.images.augment import augment, prepare
+from trainables.images.augment import augment, model_inputs
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -127,15 +127,15 @@ def test_strength_is_checked(images, strength):
 
 def test_prepared_images_are_normalised(images):
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    out = prepare(images, resolution=32, mean=mean, std=std)
+    out = model_inputs(images, resolution=32, mean=mean, std=std)
     expected = (images[0, 1, 5, 6] / 255 - mean[1]) / std[1]
     assert out[0, 1, 5, 6] == pytest.approx(float(expected), abs=1e-5)
-    tensors = prepare(images, resolution=32, mean=torch.tensor(mean), std=torch.tensor(std))
+    tensors = model_inputs(images, resolution=32, mean=torch.tensor(mean), std=torch.tensor(std))
     assert torch.equal(out, tensors)
 
 
 def test_prepared_images_are_resized_without_aliasing():
     stripes = torch.tensor([0, 255], dtype=torch.uint8).repeat(1, 3, 32, 16)
-    out = prepare(stripes, resolution=8, mean=(0, 0, 0), std=(1, 1, 1))
+    out = model_inputs(stripes, resolution=8, mean=(0, 0, 0), std=(1, 1, 1))
     assert out.shape == (1, 3, 8, 8)
     assert (out - 0.5).abs().max() < 0.1

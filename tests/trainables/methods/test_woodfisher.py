@@ -30,7 +30,7 @@ from trainables.backbones.layers import backbone_weights
 from trainables.backbones.source import BackboneSource
 from trainables.costs.flops import count_flops
 from trainables.errors import InfeasibleError, InputError
-from trainables.images.augment import prepare as normalised
+from trainables.images.augment import model_inputs as normalised
 from trainables.images.store import ImageStore
 from trainables.mechanisms.masks import apply_masks
 from trainables.mechanisms.sparsity import Scope, keep_largest
