@@ -1,5 +1,6 @@
 """The memory of a sweep's recipes, from a few short trials on the device that will run them."""
 
+import functools
 from dataclasses import replace
 from pathlib import Path
 
@@ -125,9 +126,7 @@ class RecipeMemory:
         self, recipe: Recipe, *, measured: TrialMemory, source: BackboneSource, classes: int
     ) -> None:
         """`measured` is the memory of `recipe`."""
-        self._source = source
-        self._classes = classes
-        self._traced: dict[tuple[int, float, int], TrialMemory] = {}
+        self._traced = functools.cache(functools.partial(_traced, source, classes))
         self._reference = self._trace(recipe)
         self._measured = measured
 
@@ -140,13 +139,19 @@ class RecipeMemory:
         return memory.peak_bytes(batch_size=recipe.batch_size, evaluation_batch=EVALUATION_BATCH)
 
     def _trace(self, recipe: Recipe) -> TrialMemory:
-        copies = STATE_COPIES[recipe.optimizer]
-        key = recipe.resolution, recipe.trainable_depth, copies
-        if key not in self._traced:
-            model = backbones.build(self._source, num_classes=self._classes)
-            freeze_below(model, trainable_depth=recipe.trainable_depth)
-            train_mode(model)
-            self._traced[key] = trace_memory(
-                model, resolution=recipe.resolution, optimizer_copies=copies
-            )
-        return self._traced[key]
+        return self._traced(
+            recipe.resolution, recipe.trainable_depth, STATE_COPIES[recipe.optimizer]
+        )
+
+
+def _traced(
+    source: BackboneSource,
+    classes: int,
+    resolution: int,
+    trainable_depth: float,
+    optimizer_copies: int,
+) -> TrialMemory:
+    model = backbones.build(source, num_classes=classes)
+    freeze_below(model, trainable_depth=trainable_depth)
+    train_mode(model)
+    return trace_memory(model, resolution=resolution, optimizer_copies=optimizer_copies)

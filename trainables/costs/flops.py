@@ -9,11 +9,8 @@ which is never assumed to be 3 × forward: the real forward and backward are tra
 device, where tensors have shapes but no values.
 """
 
-import copy
-import itertools
 import math
-from collections import OrderedDict
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -24,9 +21,15 @@ from torch.nn.utils import parametrize
 from torch.utils.flop_counter import FlopCounterMode
 
 from trainables.backbones.layers import WEIGHTED, is_norm
+from trainables.backbones.skeleton import (
+    StructureCache,
+    float_dtype,
+    meta_copy,
+    output_tensors,
+    structure_key,
+)
 from trainables.errors import InputError
 
-_CACHED_STRUCTURES = 256
 _BATCH = 2  # one image at 1 × 1 pixels would leave a norm in train mode without a variance
 
 
@@ -48,8 +51,11 @@ class StepCost:
         return self.forward_flops
 
 
-def count_flops(model: nn.Module, *, resolution: int, channels: int = 3) -> StepCost:
-    """FLOPs of one image of `channels` × `resolution` × `resolution` through `model`.
+_counted: StructureCache[StepCost] = StructureCache(most=256)
+
+
+def count_flops(model: nn.Module, *, resolution: int) -> StepCost:
+    """FLOPs of one image of 3 × `resolution` × `resolution` through `model`.
 
     `requires_grad` decides what the step costs, so freeze first and count then. The model is
     copied without its values and never run, changed or moved. The training step is counted in
@@ -57,20 +63,13 @@ def count_flops(model: nn.Module, *, resolution: int, channels: int = 3) -> Step
     are counted once per process; structures are equal when modules, their plain attributes,
     shapes and `requires_grad` are. Raises `InputError` where the model cannot be traced.
     """
-    if resolution < 1 or channels < 1:
+    if resolution < 1:
         raise InputError(
-            f"resolution={resolution} and channels={channels} must both be at least 1; "
-            "give the size of the images the model will see."
+            f"resolution={resolution} must be at least 1 pixel; give the side of the images that "
+            "the model will see."
         )
-    key = structure_key(model, resolution=resolution, channels=channels)
-    if key in _counted:
-        _counted.move_to_end(key)
-        return _counted[key]
-    cost = _trace(model, resolution=resolution, channels=channels)
-    _counted[key] = cost
-    if len(_counted) > _CACHED_STRUCTURES:
-        _counted.popitem(last=False)
-    return cost
+    key = structure_key(model, resolution=resolution)
+    return _counted.get(key, lambda: _trace(model, resolution=resolution))
 
 
 def trace_flops(module: nn.Module, *, input_shape: Sequence[int]) -> StepCost:
@@ -127,61 +126,6 @@ def layer_flops(model: nn.Module, *, resolution: int) -> dict[str, StepCost]:
     return costs
 
 
-def meta_copy(model: nn.Module) -> nn.Module:
-    """A deep copy on the meta device: same modules, shapes and `requires_grad`, no values.
-
-    Parameters and buffers are not copied on the way, so the memory needed is that of the modules.
-    """
-    memo: dict[int, Any] = {}
-    with torch.inference_mode(mode=False):
-        for tensor in itertools.chain(model.parameters(), model.buffers()):
-            empty = torch.empty_like(tensor, device="meta", requires_grad=False)
-            memo[id(tensor)] = (
-                nn.Parameter(empty, requires_grad=tensor.requires_grad)
-                if isinstance(tensor, nn.Parameter)
-                else empty
-            )
-        return copy.deepcopy(model, memo)
-
-
-def structure_key(model: nn.Module, *, resolution: int, channels: int) -> Hashable:
-    """What a trace depends on: equal keys, equal FLOPs and equal channel groups.
-
-    Shapes alone would confuse models that differ in their strides. What parametrises a weight is
-    a module by itself; the class that torch makes for its owner is another for each model.
-    """
-    modules = tuple(
-        (name, parametrize.type_before_parametrizations(module), _plain_attributes(module))
-        for name, module in model.named_modules()
-    )
-    tensors = tuple(
-        (name, tuple(tensor.shape), tensor.dtype, tensor.requires_grad)
-        for name, tensor in itertools.chain(model.named_parameters(), model.named_buffers())
-    )
-    return modules, tensors, resolution, channels
-
-
-def float_dtype(model: nn.Module) -> torch.dtype:
-    """The dtype of the first floating parameter, which the model's input must have too."""
-    dtypes = (p.dtype for p in model.parameters() if p.is_floating_point())
-    return next(dtypes, torch.get_default_dtype())
-
-
-def output_tensors(output: Any) -> Iterator[torch.Tensor]:
-    """Every tensor in a model's output, which may be a nest of tuples, lists and dicts."""
-    if isinstance(output, torch.Tensor):
-        yield output
-    elif isinstance(output, dict):
-        for value in output.values():
-            yield from output_tensors(value)
-    elif isinstance(output, list | tuple):
-        for value in output:
-            yield from output_tensors(value)
-
-
-_counted: OrderedDict[Hashable, StepCost] = OrderedDict()
-
-
 def _passes(skeleton: nn.Module, inputs: torch.Tensor) -> tuple[float, float]:
     """FLOPs of a forward pass in eval mode, and of a step in train mode, norms in eval mode."""
     skeleton.eval()
@@ -197,9 +141,9 @@ def _passes(skeleton: nn.Module, inputs: torch.Tensor) -> tuple[float, float]:
     return forward_flops, counter.get_total_flops()
 
 
-def _trace(model: nn.Module, *, resolution: int, channels: int) -> StepCost:
+def _trace(model: nn.Module, *, resolution: int) -> StepCost:
     try:
-        return trace_flops(model, input_shape=(channels, resolution, resolution))
+        return trace_flops(model, input_shape=(3, resolution, resolution))
     except Exception as error:  # whatever a user's forward may raise
         raise InputError(
             f"The FLOPs of {type(model).__name__} at {resolution} pixels cannot be counted: "
@@ -237,14 +181,3 @@ def _convolution_backward_flops(
     places = x_shape[2:] if transposed else grad_out_shape[2:]
     forward = 2 * x_shape[0] * math.prod(places) * math.prod(w_shape)
     return forward * (bool(output_mask[0]) + bool(output_mask[1]))
-
-
-def _plain_attributes(module: nn.Module) -> tuple[str, ...]:
-    """Numbers, words and functions; functions by name, for their addresses change."""
-    found = []
-    for name, value in sorted(vars(module).items()):
-        if name != "training" and isinstance(value, bool | int | float | str | tuple | list):
-            found.append(f"{name}={value!r}")
-        elif callable(value) and hasattr(value, "__qualname__"):
-            found.append(f"{name}={value.__module__}.{value.__qualname__}")
-    return tuple(found)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from trainables.costs.flops import float_dtype, meta_copy, output_tensors
+from trainables.backbones.skeleton import float_dtype, meta_copy, output_tensors
 from trainables.errors import InputError
 
 TRACED_BATCHES = (2, 6)
@@ -76,9 +76,7 @@ class TrialMemory:
         )
 
 
-def trace_memory(
-    model: nn.Module, *, resolution: int, optimizer_copies: int = 1, channels: int = 3
-) -> TrialMemory:
+def trace_memory(model: nn.Module, *, resolution: int, optimizer_copies: int = 1) -> TrialMemory:
     """The memory that training `model` takes, counted without running it.
 
     Tensor storages that live at once are added up, operator by operator. `requires_grad` and the
@@ -92,10 +90,10 @@ def trace_memory(
     """
 
     def training(images: int) -> int:
-        return _traced_peak(model, (images, channels, resolution, resolution), backward=True)
+        return _traced_peak(model, (images, 3, resolution, resolution), backward=True)
 
     def evaluation(images: int) -> int:
-        return _traced_peak(model, (images, channels, resolution, resolution), backward=False)
+        return _traced_peak(model, (images, 3, resolution, resolution), backward=False)
 
     held = _held_bytes(model, optimizer_copies=optimizer_copies)
     try:

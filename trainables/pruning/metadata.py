@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from trainables.costs.flops import float_dtype
+from trainables.backbones.skeleton import float_dtype
 from trainables.errors import InfeasibleError
 
 
@@ -21,15 +21,13 @@ class DeclaredShapes:
     """Of the modules that `feature_info` names."""
 
 
-def declared_shapes(skeleton: nn.Module, *, resolution: int, channels: int) -> DeclaredShapes:
+def declared_shapes(skeleton: nn.Module, *, resolution: int) -> DeclaredShapes:
     """The shapes behind `num_features` and `feature_info` of a model on the meta device.
 
     Raises `InfeasibleError` where the model does not run at `resolution`.
     """
     skeleton.eval()
-    images = torch.empty(
-        (1, channels, resolution, resolution), dtype=float_dtype(skeleton), device="meta"
-    )
+    images = torch.empty((1, 3, resolution, resolution), dtype=float_dtype(skeleton), device="meta")
     taps: dict[str, tuple[int, ...]] = {}
     modules = dict(skeleton.named_modules())
     hooks = [

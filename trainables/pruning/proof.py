@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainables.costs.flops import output_tensors
+from trainables.backbones.skeleton import output_tensors
 from trainables.errors import InfeasibleError
 from trainables.pruning import surgery
 from trainables.pruning.channels.groups import (
@@ -51,7 +51,6 @@ def prove(
     *,
     mixings: Sequence[MixedChannels] = (),
     resolution: int,
-    channels: int = 3,
 ) -> None:
     """Raise `InfeasibleError` unless `structure` is sound for `model`, which still runs and trains.
 
@@ -64,7 +63,7 @@ def prove(
     for cut in structure.cuts:
         _mask(masked, cut)
     _narrow(masked, pruned, structure.cuts, mixings)
-    images, expected = _run_masked(masked, pruned, resolution=resolution, channels=channels)
+    images, expected = _run_masked(masked, pruned, resolution=resolution)
     with torch.inference_mode(mode=False), torch.enable_grad():
         found = _run_pruned(pruned, images)
     kept: dict[str, tuple[int | None, tuple[int, ...]]]
@@ -101,12 +100,12 @@ def _randomised(model: nn.Module) -> nn.Module:
 
 
 def _run_masked(
-    masked: nn.Module, pruned: nn.Module, *, resolution: int, channels: int
+    masked: nn.Module, pruned: nn.Module, *, resolution: int
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Random images of the first size that the masked model runs on, and its outputs."""
     generator = torch.Generator().manual_seed(0)
     for side in (min(resolution, _RESOLUTION), resolution):
-        shape = (_IMAGES, channels, side, side)
+        shape = (_IMAGES, 3, side, side)
         images = torch.randn(shape, generator=generator, dtype=torch.float64)
         outputs = _Outputs(masked)
         try:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Hashable, Sequence
 import torch
 from torch import Tensor, nn
 
-from trainables.costs.flops import meta_copy, structure_key
+from trainables.backbones.skeleton import meta_copy, structure_key
 from trainables.errors import InfeasibleError, InputError
 from trainables.pruning import metadata, surgery, widths
 from trainables.pruning.absorption import Absorbing, absorb
@@ -36,7 +36,6 @@ def prune(
     head: nn.Module | str,
     resolution: int,
     seed: int,
-    channels: int = 3,
     gradients: GateGradients | None = None,
     correct: Correction | None = None,
 ) -> PrunedStructure:
@@ -58,24 +57,22 @@ def prune(
     names = _head_names(model, head)
     if plan.ratio == 0:
         return PrunedStructure()
-    graph = find_groups(model, resolution=resolution, channels=channels, head=names)
+    graph = find_groups(model, resolution=resolution, head=names)
     choice = _choose(model, graph, plan, head=names, seed=seed, gradients=gradients)
     structure = choice.structure
-    key = _proof_key(model, structure, resolution=resolution, channels=channels)
+    key = _proof_key(model, structure, resolution=resolution)
     if key not in _proved:
         mixings = choice.mixings()
-        prove(model, structure, mixings=mixings, resolution=resolution, channels=channels)
+        prove(model, structure, mixings=mixings, resolution=resolution)
         _proved[key] = None
         if len(_proved) > _REMEMBERED_PROOFS:
             _proved.popitem(last=False)
     absorb(model, choice.reductions, correct(choice.reductions) if correct else {})
-    rebuild(model, structure, resolution=resolution, channels=channels)
+    rebuild(model, structure, resolution=resolution)
     return structure
 
 
-def rebuild(
-    model: nn.Module, structure: PrunedStructure, *, resolution: int, channels: int = 3
-) -> None:
+def rebuild(model: nn.Module, structure: PrunedStructure, *, resolution: int) -> None:
     """Give a dense `model` of the same architecture the shapes of a pruned one, in place.
 
     Load the pruned state dict afterwards. Raises `InputError` where the model does not fit.
@@ -83,9 +80,9 @@ def rebuild(
     if not structure.cuts:
         return
     skeleton = meta_copy(model)
-    dense = metadata.declared_shapes(skeleton, resolution=resolution, channels=channels)
+    dense = metadata.declared_shapes(skeleton, resolution=resolution)
     surgery.apply(skeleton, structure.cuts, structure.resizes)
-    pruned = metadata.declared_shapes(skeleton, resolution=resolution, channels=channels)
+    pruned = metadata.declared_shapes(skeleton, resolution=resolution)
     surgery.apply(model, structure.cuts, structure.resizes)
     metadata.mend(model, dense=dense, pruned=pruned)
 
@@ -148,12 +145,10 @@ def _scores(
     ]
 
 
-def _proof_key(
-    model: nn.Module, structure: PrunedStructure, *, resolution: int, channels: int
-) -> Hashable:
+def _proof_key(model: nn.Module, structure: PrunedStructure, *, resolution: int) -> Hashable:
     """Which channels go makes no difference to what the operations do with them, how many does."""
     shape = tuple((cut.name, cut.side, cut.width, len(cut.kept)) for cut in structure.cuts)
-    return structure_key(model, resolution=resolution, channels=channels), shape
+    return structure_key(model, resolution=resolution), shape
 
 
 def _head_names(model: nn.Module, head: nn.Module | str) -> frozenset[str]:

@@ -14,7 +14,8 @@ from torch.nn.utils import parametrize
 from search_spaces.recipe import Optimizer
 from tests.trainables.backbones.cifar_resnet import cifar_resnet
 from trainables.backbones.layers import backbone_weights, layer_of_parameter, norm_parameters
-from trainables.costs.flops import count_flops, structure_key
+from trainables.backbones.skeleton import structure_key
+from trainables.costs.flops import count_flops
 from trainables.learning.averages import RunningAverage, ScheduleFreeAverage
 from trainables.learning.optimizers import build_optimizer
 from trainables.learning.precision import Precision
@@ -146,8 +147,8 @@ def test_deltas_cost_no_flops(name: str) -> None:
     plain = made(name)
     model = with_deltas(plain)
     assert count_flops(model, resolution=32) == count_flops(plain, resolution=32)
-    again = structure_key(with_deltas(plain), resolution=32, channels=3)
-    assert structure_key(model, resolution=32, channels=3) == again, "traced anew for every trial"
+    again = structure_key(with_deltas(plain), resolution=32)
+    assert structure_key(model, resolution=32) == again, "traced anew for every trial"
 
 
 @pytest.mark.parametrize("optimizer", Optimizer)

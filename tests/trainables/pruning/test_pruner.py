@@ -11,7 +11,8 @@ from torch import nn
 
 from tests.trainables.backbones.cifar_resnet import CifarResNet
 from tests.trainables.pruning.nets import Chain, CountsChannels, Flipped, Shuffled, Sorted, Squeeze
-from trainables.costs.flops import count_flops, meta_copy
+from trainables.backbones.skeleton import meta_copy
+from trainables.costs.flops import count_flops
 from trainables.errors import InfeasibleError, InputError
 from trainables.pruning import PrunedStructure, PruningPlan, WidthRule, prune, rebuild, surgery
 from trainables.pruning.channels.engine import find_groups

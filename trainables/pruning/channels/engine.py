@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from trainables.costs.flops import float_dtype, meta_copy, structure_key
+from trainables.backbones.skeleton import float_dtype, meta_copy, structure_key
 from trainables.errors import InfeasibleError
 from trainables.pruning.channels.groups import (
     ChannelGraph,
@@ -40,20 +40,18 @@ _LEAST_INTERNAL = 0.05
 """Of all filters; with fewer, blocks are said to have none of their own."""
 
 
-def find_groups(
-    model: nn.Module, *, resolution: int, head: Collection[str], channels: int = 3
-) -> ChannelGraph:
+def find_groups(model: nn.Module, *, resolution: int, head: Collection[str]) -> ChannelGraph:
     """The channel groups of `model`, whose classifier's modules are named in `head`.
 
     Found once per process for equal structures at one resolution. Channels of the input images form
     no group. Raises `InfeasibleError` where the model does not run on the meta device; a group
     that cannot be cut has a `fault`.
     """
-    key = structure_key(model, resolution=resolution, channels=channels), frozenset(head)
+    key = structure_key(model, resolution=resolution), frozenset(head)
     if key not in _graphs:
         skeleton = _traceable_copy(model)
         images = torch.empty(
-            (1, channels, resolution, resolution), dtype=float_dtype(model), device="meta"
+            (1, 3, resolution, resolution), dtype=float_dtype(model), device="meta"
         )
         try:
             trace = trace_channels(skeleton, images)
