@@ -6,7 +6,7 @@ the data and the random state are the step number, and a resumed run is the run 
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from search_spaces.recipe import Recipe
 from trainables.backbones.build import Backbone
-from trainables.backbones.trunk import find_trunk
-from trainables.batches.features import FeatureBatches
-from trainables.batches.images import Batches, ImageBatches
+from trainables.batches.choice import choose_batches
+from trainables.batches.interface import Batches
 from trainables.checkpoints import load_checkpoint, save_checkpoint
+from trainables.costs.bill import Bill, Prices, reset_peak_memory
 from trainables.costs.flops import StepCost, count_flops
 from trainables.costs.skippable import SkippableFlops
 from trainables.errors import InfeasibleError
@@ -28,14 +28,18 @@ from trainables.learning.learner import Learner
 from trainables.learning.losses import class_weights
 from trainables.learning.precision import Precision
 from trainables.measurement import Measurement, Outcome
+from trainables.method import Transfer
 from trainables.preparation import Preparation
-from trainables.rungs import Stop, plan_stops, reachable_levels
+from trainables.rungs import Stop, plan_stops
 
 LOSS_CHECK_PERIOD = 16
 """Steps between looks at whether the loss is still finite."""
 _TENSORS = ("model", "measured", "optimizer", "transfer")
 _AVERAGE = ("average",)
 """In a checkpoint only where what was measured is made from the average, and is not the average."""
+
+_Checkpoint = tuple[dict[str, dict[str, Tensor]], dict[str, Any]]
+"""Tensor groups and state, as `load_checkpoint` gives them."""
 
 
 class Finetuning:
@@ -61,25 +65,20 @@ class Finetuning:
         """`precision` is the device's own unless given; `source_task` opens the images that the
         backbone was trained on, where the config names them."""
         started = time.perf_counter()
+        reset_peak_memory(device)
         self._recipe = recipe
         self._seed = seed
-        self._train = store.splits["train"]
+        self._store = store
         self._device = device
         self._step = 0
         self._next_stop = 0
-        self._seconds = 0.0
+        self._opened = False
         self.outcome = Outcome.RUNNING
         self.measurement: Measurement | None = None
-        self.unbilled_flops = 0.0
-        """Training FLOPs executed since the last measurement, or by a trial ending without one."""
-        if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)  # an earlier trial of this process left it
+        """The newest one."""
+        precision = precision or Precision.of(device)
+        checkpoint = _load(resume_from)
 
-        checkpoint = (
-            None
-            if resume_from is None
-            else load_checkpoint(resume_from, _TENSORS, optional=_AVERAGE)
-        )
         self._preparation = Preparation(
             recipe=recipe,
             seed=seed,
@@ -88,48 +87,62 @@ class Finetuning:
             source_task=source_task,
             device=device,
         )
-        self._model = self._preparation.model
-        self._prepare(checkpoint[1] if checkpoint else None)
-        freeze_below(self._model, trainable_depth=recipe.trainable_depth)
-        plain = count_flops(self._model, resolution=recipe.resolution)
-        self._inference_flops = plain.forward_flops
-        precision = precision or Precision.of(device)
-        self._transfer.attach(precision.lay_out(self._model))
-        train_mode(self._model)
-        self._check_batch_norms()
-        cost = count_flops(self._model, resolution=recipe.resolution)
-        self._zeros = SkippableFlops(self._model, resolution=recipe.resolution)
-        self._batches = self._choose_batches(store, cost, levels=levels, mirror=mirror)
-        self._step_flops = self._batches.step_flops + self._transfer.step_flops
-        self._opened = False
-        self._eval_flops = self._batches.eval_setup_flops
-        self._learner = Learner(
-            self._model,
-            recipe,
-            trained=self._batches.trained(self._model),
+        preparation_flops = self._prepare(checkpoint)
+        inference_flops = self._freeze(precision, spent_flops=preparation_flops)
+        cost = count_flops(self.model, resolution=recipe.resolution)
+        self._batches = choose_batches(
+            self.model,
+            recipe=recipe,
             seed=seed,
-            class_weights=class_weights(
-                self._train.labels.to(device),
-                classes=len(store.class_names),
-                exponent=recipe.class_weighting,
-            ),
-            precision=precision,
-            transfer=self._transfer,
-        )
-        self.finished: nn.Module = self._learner.average.model
-        """The model that was last measured: plain, in eval mode."""
-        self._settling_flops = cost.forward_flops * self._settling_images
-        self.stops = plan_stops(
+            store=store,
+            inputs=self._preparation.inputs,
+            normalisation=self._preparation.normalisation,
+            cost=cost,
+            inference_flops=inference_flops,
             levels=levels,
-            target_flops=recipe.target_flops,
-            setup_flops=self._setup_flops + self._batches.setup_flops,
-            step_flops=self._step_flops,
-            settling_flops=self._settling_flops,
-            max_steps=self._batches.max_steps,
+            spent_flops=preparation_flops,
+            mirror=mirror,
+            device=device,
         )
-        if checkpoint is not None:
-            self._restore(*checkpoint)
-        self._seconds += time.perf_counter() - started
+        self._learner = self._make_learner(precision)
+        self.measured_model: nn.Module = self.average
+        """The model that was last measured: plain, in eval mode."""
+        self._bill = self._price(
+            cost, preparation_flops=preparation_flops, inference_flops=inference_flops
+        )
+        self.stops = self._plan(levels)
+        self._restore(checkpoint)
+        self._bill.worked(time.perf_counter() - started)
+
+    @property
+    def model(self) -> nn.Module:
+        """The model that is trained, as the method has prepared it and takes hold of it."""
+        return self._preparation.model
+
+    @property
+    def average(self) -> nn.Module:
+        """The average of `model` as of the last settling, from which `measured_model` is made."""
+        return self._learner.average.model
+
+    @property
+    def transfer(self) -> Transfer:
+        """The method at work on `model`."""
+        return self._transfer
+
+    @property
+    def batches(self) -> Batches:
+        """What a step is fed."""
+        return self._batches
+
+    @property
+    def prices(self) -> Prices:
+        """FLOPs of what the trial does, known in advance."""
+        return self._bill.prices
+
+    @property
+    def unbilled_flops(self) -> float:
+        """Training FLOPs executed since the last measurement, or by a trial ending without one."""
+        return self._bill.unbilled_flops
 
     def advance(self) -> None:
         """Trains to the next rung and measures there.
@@ -142,21 +155,22 @@ class Finetuning:
             raise RuntimeError(f"The trial is over: {self.outcome}.")
         stop = self.stops[self._next_stop]
         started = time.perf_counter()
-        self._open_batches()
-        if not self._train_to(stop.steps):
+        if not self.train_to(stop.steps):
             self.outcome = Outcome.DIVERGED
             return
         self._settle()
-        self._seconds += time.perf_counter() - started
-        self.finished = self._transfer.finished(self._learner.average.model)
-        error, loss = self._batches.evaluate(self.finished)
-        if not math.isfinite(loss):
-            self.outcome = Outcome.DIVERGED
-            return
-        self.measurement = self._record(stop, error=error, loss=loss)
-        self._next_stop += 1
-        if self._next_stop == len(self.stops):
-            self.outcome = Outcome.COMPLETE
+        self._bill.worked(time.perf_counter() - started)
+        self._measure(stop)
+
+    def train_to(self, steps: int) -> bool:
+        """Takes steps until `steps` are taken; False once the loss is seen not to be finite."""
+        self._open_batches()
+        while self._step < steps:
+            loss = self._train_step()
+            looks = self._step % LOSS_CHECK_PERIOD == 0 or self._step == steps
+            if looks and not math.isfinite(loss.item()):
+                return False
+        return True
 
     def save(self, uri: str) -> None:
         """Writes what `resume_from` and an export need, the newest measurement with it.
@@ -167,10 +181,10 @@ class Finetuning:
         if self.measurement is None:
             raise RuntimeError("A trial is saved at rungs: none is measured yet.")
         tensors = self._learner.tensors()
-        if self.finished is self._learner.average.model:
+        if self.measured_model is self.average:
             tensors["measured"] = tensors.pop("average")
         else:
-            tensors["measured"] = self.finished.state_dict()
+            tensors["measured"] = self.measured_model.state_dict()
         save_checkpoint(
             uri,
             tensors=tensors,
@@ -178,141 +192,145 @@ class Finetuning:
                 "recipe": self._recipe.to_dict(),
                 "seed": self._seed,
                 "structure": self._structure,
-                "setup_flops": self._setup_flops,
+                "setup_flops": self.prices.preparation_flops,
                 "step": self._step,
-                "skippable_flops": self._zeros.train_flops,
+                "skippable_flops": self._bill.skippable_flops,
                 "learner": self._learner.state(),
                 "measurement": self.measurement.to_dict(),
             },
         )
 
-    def _prepare(self, checkpoint: Mapping[str, Any] | None) -> None:
-        """Gives the model its structure, which costs nothing where a checkpoint tells it."""
+    def _prepare(self, checkpoint: _Checkpoint | None) -> float:
+        """Gives the model its structure; the FLOPs, which a checkpoint tells and saves."""
         if checkpoint is None:
             prepared = self._preparation.run()
-            self._structure, self._setup_flops = dict(prepared.structure), prepared.flops
-            self._transfer = prepared.transfer
-            self.unbilled_flops += prepared.flops
-        else:
-            self._structure, self._setup_flops = checkpoint["structure"], checkpoint["setup_flops"]
-            self._transfer = self._preparation.rebuild(self._structure)
+            self._structure, self._transfer = dict(prepared.structure), prepared.transfer
+            return prepared.flops
+        _, state = checkpoint
+        self._structure = state["structure"]
+        self._transfer = self._preparation.rebuild(self._structure)
+        preparation_flops: float = state["setup_flops"]
+        return preparation_flops
 
-    def _check_batch_norms(self) -> None:
-        if self._recipe.batch_size > 1:
-            return
-        for name in trained_batch_norms(self._model):
-            raise InfeasibleError(
-                f"batch_size=1 leaves the batch norm {name} without a variance to train with",
-                spent_flops=self._setup_flops,
-            )
-
-    def _choose_batches(
-        self, store: ImageStore, cost: StepCost, *, levels: tuple[float, ...], mirror: bool
-    ) -> Batches:
-        """Features where they are all that training sees of the images, else the images."""
+    def _freeze(self, precision: Precision, *, spent_flops: float) -> float:
+        """Makes the model ready to be trained; FLOPs of an image's pass through it while plain."""
         recipe = self._recipe
-        trunk = None
-        if recipe.augmentation == recipe.mixup == recipe.cutmix == 0:
-            trunk = find_trunk(self._model, resolution=recipe.resolution)
-        if trunk is None:
-            return ImageBatches(
-                recipe=recipe,
-                seed=self._seed,
-                store=store,
-                inputs=self._preparation.inputs,
-                cost=cost,
-                inference_flops=self._inference_flops,
-                mirror=mirror,
-                device=self._device,
+        freeze_below(self.model, trainable_depth=recipe.trainable_depth)
+        plain = count_flops(self.model, resolution=recipe.resolution)
+        self._transfer.attach(precision.lay_out(self.model))
+        train_mode(self.model)
+        if recipe.batch_size == 1 and (norms := trained_batch_norms(self.model)):
+            raise InfeasibleError(
+                f"batch_size=1 leaves the batch norm {norms[0]} without a variance to train with",
+                spent_flops=spent_flops,
             )
-        reachable = reachable_levels(
-            levels, target_flops=recipe.target_flops, spent_flops=self._setup_flops
+        return plain.forward_flops
+
+    def _make_learner(self, precision: Precision) -> Learner:
+        weights = class_weights(
+            self._store.splits["train"].labels.to(self._device),
+            classes=len(self._store.class_names),
+            exponent=self._recipe.class_weighting,
         )
-        return FeatureBatches(
-            recipe=recipe,
+        return Learner(
+            self.model,
+            self._recipe,
+            trained=self._batches.trained(self.model),
             seed=self._seed,
-            store=store,
-            trunk=trunk,
-            inputs=self._preparation.inputs,
-            normalisation=self._preparation.normalisation,
-            cost=cost,
-            budget_flops=reachable[-1],
-            spent_flops=self._setup_flops,
-            device=self._device,
+            class_weights=weights,
+            precision=precision,
+            transfer=self._transfer,
         )
 
-    def _open_batches(self) -> None:
-        """Only when a step follows: a trial that is resumed at its end needs none."""
-        if not self._opened:
-            self.unbilled_flops += self._batches.open()
-            self._opened = True
-            if self._step == 0:
-                images = self._batches.setup_images
-                self._zeros.forward(images, shares=self._transfer.zero_shares())
-
-    def _settle(self) -> None:
-        self._learner.average.settle(
-            self._preparation.calibration(self._settling_images), hold=self._transfer.hold
+    def _price(self, cost: StepCost, *, preparation_flops: float, inference_flops: float) -> Bill:
+        """The bill of a trial that has spent nothing; `cost` is that of training the model."""
+        prices = Prices(
+            inference_flops=inference_flops,
+            preparation_flops=preparation_flops,
+            setup_flops=self._batches.setup_flops,
+            step_flops=self._batches.step_flops + self._transfer.step_flops,
+            settling_flops=cost.forward_flops * self._settling_images,
+            eval_setup_flops=self._batches.eval_setup_flops,
+            eval_flops=self._batches.eval_flops,
         )
-        self.unbilled_flops += self._settling_flops
+        skippable = SkippableFlops(self.model, resolution=self._recipe.resolution)
+        return Bill(prices, skippable=skippable, device=self._device)
 
-    @property
-    def _settling_images(self) -> int:
-        images = min(self._learner.average.settling_images, len(self._train))
-        return images if images > 1 else 0  # one alone has no variance
+    def _plan(self, levels: tuple[float, ...]) -> tuple[Stop, ...]:
+        return plan_stops(
+            levels=levels,
+            target_flops=self._recipe.target_flops,
+            setup_flops=self.prices.preparation_flops + self.prices.setup_flops,
+            step_flops=self.prices.step_flops,
+            settling_flops=self.prices.settling_flops,
+            max_steps=self._batches.max_steps,
+        )
 
-    def _restore(self, tensors: dict[str, dict[str, Tensor]], state: dict[str, Any]) -> None:
+    def _restore(self, checkpoint: _Checkpoint | None) -> None:
+        """Goes on from the checkpoint; without one, bills the preparation just executed."""
+        if checkpoint is None:
+            self._bill.prepared()
+            return
+        tensors, state = checkpoint
         self._learner.restore(
             {**tensors, "average": tensors.get("average", tensors["measured"])}, state["learner"]
         )
-        self.finished = self._transfer.finished(self._learner.average.model)
-        self._zeros.train_flops = state["skippable_flops"]
+        self.measured_model = self._transfer.finished(self.average)
         self.measurement = Measurement.from_dict(state["measurement"])
+        self._bill.resume(self.measurement, skippable_flops=state["skippable_flops"])
         self._step = state["step"]
-        self._eval_flops = self.measurement.eval_flops
-        self._seconds = self.measurement.train_seconds
         self._next_stop = sum(stop.steps <= self._step for stop in self.stops)
         if self._next_stop == len(self.stops):
             self.outcome = Outcome.COMPLETE
 
-    def _train_to(self, steps: int) -> bool:
-        """Takes steps until `steps` are taken; False once the loss is seen not to be finite."""
-        while self._step < steps:
-            loss = self._train_step()
-            looks = self._step % LOSS_CHECK_PERIOD == 0 or self._step == steps
-            if looks and not math.isfinite(loss.item()):
-                return False
-        return True
+    def _open_batches(self) -> None:
+        """Makes the batches ready when a step follows: a trial resumed at its end needs none."""
+        if self._opened:
+            return
+        executed_flops = self._batches.open()
+        self._opened = True
+        passed = self._batches.setup_images if self._step == 0 else 0  # later: counted before
+        self._bill.opened(executed_flops, images=passed, shares=self._transfer.zero_shares())
 
     def _train_step(self) -> Tensor:
         inputs, labels = self._batches.train(self._step)
         loss = self._learner.learn(
             inputs, labels, step=self._step, total_steps=self.stops[-1].steps
         )
-        self.unbilled_flops += self._step_flops
-        self._zeros.step(self._batches.step_images, shares=self._transfer.zero_shares())
+        self._bill.stepped(images=self._batches.step_images, shares=self._transfer.zero_shares())
         self._step += 1
         return loss
 
-    def _record(self, stop: Stop, *, error: float, loss: float) -> Measurement:
-        self._eval_flops += self._batches.eval_flops
-        executed, self.unbilled_flops = self.unbilled_flops, 0.0
-        on_gpu = self._device.type == "cuda"
-        return Measurement(
-            rung=stop.rung,
-            train_flops=stop.train_flops,
-            executed_flops=executed,
-            eval_flops=self._eval_flops,
-            inference_flops=self._inference_flops,
-            params=sum(p.numel() for p in self.finished.parameters()),
-            updated_params=self._transfer.updated_params(self._model),
-            nonzero_params=sum(int(p.count_nonzero()) for p in self.finished.parameters()),
-            sparse_train_flops=stop.train_flops - self._zeros.train_flops,
-            sparse_inference_flops=self._inference_flops
-            - self._zeros.inference_flops(self.finished),
-            val_error=error,
-            val_loss=loss,
-            train_seconds=self._seconds,
-            images_seen=self._step * self._recipe.batch_size,
-            peak_memory_bytes=torch.cuda.max_memory_allocated(self._device) if on_gpu else None,
+    def _settle(self) -> None:
+        self._learner.average.settle(
+            self._preparation.calibration(self._settling_images), hold=self._transfer.hold
         )
+        self._bill.settled()
+
+    @property
+    def _settling_images(self) -> int:
+        train = self._store.splits["train"]
+        images = min(self._learner.average.settling_images, len(train))
+        return images if images > 1 else 0  # one alone has no variance
+
+    def _measure(self, stop: Stop) -> None:
+        self.measured_model = self._transfer.finished(self.average)
+        error, loss = self._batches.evaluate(self.measured_model)
+        if not math.isfinite(loss):
+            self.outcome = Outcome.DIVERGED
+            return
+        self.measurement = self._bill.measured(
+            self.measured_model,
+            stop=stop,
+            images_seen=self._step * self._recipe.batch_size,
+            updated_params=self._transfer.updated_params(self.model),
+            error=error,
+            loss=loss,
+        )
+        self._next_stop += 1
+        if self._next_stop == len(self.stops):
+            self.outcome = Outcome.COMPLETE
+
+
+def _load(uri: str | None) -> _Checkpoint | None:
+    return None if uri is None else load_checkpoint(uri, _TENSORS, optional=_AVERAGE)

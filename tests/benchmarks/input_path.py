@@ -87,6 +87,7 @@ def _batches(store: ImageStore, *, batch_size: int, device: torch.device) -> Ima
             images.to(device), resolution=store.resolution, mean=MEAN, std=STD
         ),
         cost=StepCost(forward_flops=0.0, train_flops=0.0),  # not asked for
+        inference_flops=0.0,
         mirror=True,
         device=device,
     )

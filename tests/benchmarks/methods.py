@@ -318,7 +318,7 @@ def _make_sparse(upstream: str) -> None:
     )
     trial = _trial(run)
     trial.advance()
-    weights: Mapping[str, Tensor] = trial.finished.state_dict()
+    weights: Mapping[str, Tensor] = trial.measured_model.state_dict()
     safetensors.torch.save_file({n: v.contiguous() for n, v in weights.items()}, path)
 
 

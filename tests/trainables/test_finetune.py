@@ -280,7 +280,7 @@ def test_a_loss_that_is_finite_in_training_and_not_in_validation_diverges(
     trial = make_trial(digits, make_recipe())
     trial.advance()
     assert trial.measurement is not None
-    average = trial._learner.average.model.get_parameter("fc.bias")
+    average = trial.average.get_parameter("fc.bias")
     with torch.no_grad():
         average.fill_(math.nan)
     trial.advance()

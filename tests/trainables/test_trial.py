@@ -234,7 +234,7 @@ def test_a_sweeps_weights_are_those_of_every_trial(
     source = BackboneSource(model="test_resnet", weights=str(tmp_path / "w.pth"))
     reset(actor, config(replace(setting, backbone=source), make_recipe(trainable_depth=0.0)))
     assert actor._finetuning is not None
-    assert not actor._finetuning._model.get_parameter("layer1.0.conv1.weight").any()
+    assert not actor._finetuning.model.get_parameter("layer1.0.conv1.weight").any()
 
 
 def test_setting_and_report_survive_json(setting: TrialSetting) -> None:

@@ -14,8 +14,10 @@ class Epochs:
     one.
     """
 
-    def __init__(self, *, images: int, seed: int) -> None:
+    def __init__(self, *, images: int, seed: int, length: int | None = None) -> None:
+        """`length` is how many images of each permutation are seen; all unless given."""
         self._images = images
+        self._length = images if length is None else length
         self._seed = seed
         self._newest: tuple[int, Tensor] | None = None
 
@@ -24,7 +26,7 @@ class Epochs:
         pieces: list[Tensor] = []
         first, last = step * size, (step + 1) * size
         while first < last:
-            epoch, offset = divmod(first, self._images)
+            epoch, offset = divmod(first, self._length)
             piece = self._permutation(epoch)[offset : offset + last - first]
             pieces.append(piece)
             first += len(piece)
@@ -33,5 +35,5 @@ class Epochs:
     def _permutation(self, epoch: int) -> Tensor:
         if self._newest is None or self._newest[0] != epoch:
             order = torch.randperm(self._images, generator=generator(self._seed, "order", epoch))
-            self._newest = epoch, order
+            self._newest = epoch, order[: self._length]
         return self._newest[1]

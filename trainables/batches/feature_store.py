@@ -65,6 +65,12 @@ def whole_chunks(images: float, *, total: int) -> int:
     return 1 << (int(images).bit_length() - 1)
 
 
+def end_of_chunk(first: int, *, total: int) -> int:
+    """The place that follows the last image of the chunk which begins at the place `first`."""
+    size = min(max(first, SMALLEST_CHUNK), _LARGEST_CHUNK)
+    return min(first + size, total)
+
+
 def balanced_order(labels: Tensor) -> Tensor:
     """A fixed random order [N], int64, of the images of which each beginning is balanced.
 
@@ -190,7 +196,7 @@ def _append(
     file.truncate(_HEADER_BYTES + ready * _BYTES * prod(shape))  # a killed writer's rows
     file.seek(0, os.SEEK_END)
     while ready < images:
-        last = _end_of_chunk(ready, total=total)
+        last = end_of_chunk(ready, total=total)
         rows = extract(ready, last).to("cpu", torch.float32)
         file.write(rows.contiguous().numpy().tobytes())
         ready = last
@@ -207,11 +213,6 @@ def _flush(file: BinaryIO) -> None:
 
 def _lock_of(path: Path) -> Path:
     return path.with_suffix(".lock")
-
-
-def _end_of_chunk(first: int, *, total: int) -> int:
-    size = min(max(first, SMALLEST_CHUNK), _LARGEST_CHUNK)
-    return min(first + size, total)
 
 
 def _no_room(folder: Path, needed: str) -> str:

@@ -23,7 +23,7 @@ from trainables.batches.feature_store import (
     open_features,
     whole_chunks,
 )
-from trainables.batches.images import Inputs
+from trainables.batches.interface import Inputs
 from trainables.costs.flops import StepCost, trace_flops
 from trainables.errors import InfeasibleError
 from trainables.images.store import ImageStore, Split

@@ -1,59 +1,16 @@
-"""What the training loop trains on: images through the whole model, or features through its head.
-
-The loop is the same for both: it asks for the batch of a step, puts it through `trained(model)`,
-and reads here what a step and a look at the validation split cost.
-"""
-
-from collections.abc import Callable
-from typing import Protocol
+"""Batches of images, augmented, for the whole model."""
 
 import torch
 from torch import Tensor, nn
 
 from search_spaces.recipe import Recipe
 from trainables.batches.epochs import Epochs
+from trainables.batches.interface import Inputs
 from trainables.costs.flops import StepCost
 from trainables.images.augment import augment
 from trainables.images.store import ImageStore
 from trainables.learning.evaluation import evaluate
 from trainables.seeds import generator
-
-Inputs = Callable[[Tensor], Tensor]
-"""Normalised input [B, 3, r, r], on the device, of images [B, 3, R, R], 0-255."""
-
-
-class Batches(Protocol):
-    """One recipe's training and validation data."""
-
-    setup_flops: float
-    """Training FLOPs before the first step, as if the recipe ran alone."""
-    step_flops: float
-    """Training FLOPs of a step."""
-    step_images: int
-    """Images a step passes through the whole model."""
-    setup_images: int
-    """Images passed forward through it before the first step."""
-    max_steps: int | None
-    """Steps after which the trial ends though it could afford more; None without limit."""
-    eval_setup_flops: float
-    """FLOPs that come before the first look at the validation split."""
-    eval_flops: float
-    """FLOPs of each look at the validation split."""
-
-    def open(self) -> float:
-        """Makes the batches ready; returns what was executed of `setup_flops` to do so.
-
-        Called once, before the first batch and after the model has its final frozen weights.
-        """
-
-    def train(self, step: int) -> tuple[Tensor, Tensor]:
-        """The inputs [B, ...] and labels [B] of `step`, which counts from 0, on the device."""
-
-    def trained(self, model: nn.Module) -> nn.Module:
-        """The part of `model` that takes the inputs and gives logits."""
-
-    def evaluate(self, model: nn.Module) -> tuple[float, float]:
-        """Error (0-1) and mean cross-entropy (nats) of `model` on the validation split."""
 
 
 class ImageBatches:
@@ -75,13 +32,20 @@ class ImageBatches:
         inference_flops: float,
         mirror: bool,
         device: torch.device,
+        drop_last: bool = False,
     ) -> None:
-        """`cost` is that of training the model, `inference_flops` of what is measured of it."""
+        """`cost` is that of training the model, `inference_flops` of what is measured of it.
+
+        `drop_last` leaves out of every epoch the images that fill no batch, of which there must be
+        one; otherwise a batch reaches into the next epoch.
+        """
         self._recipe = recipe
         self._seed = seed
         self._split = store.splits["train"]
         self._validation = store.splits["validation"]
-        self._epochs = Epochs(images=len(self._split), seed=seed)
+        images = len(self._split)
+        left_over = images % recipe.batch_size if drop_last else 0
+        self._epochs = Epochs(images=images, seed=seed, length=images - left_over)
         self._inputs = inputs
         self._mirror = mirror
         self._device = device

@@ -19,6 +19,13 @@ def test_batches_are_permutations_laid_end_to_end(images: int, size: int, steps:
         assert set(seen) <= set(range(images))
 
 
+def test_a_shorter_epoch_is_the_beginning_of_the_whole_one() -> None:
+    whole, short = Epochs(images=10, seed=3), Epochs(images=10, seed=3, length=8)
+    for epoch in range(3):
+        batches = [short.batch(2 * epoch + half, size=4) for half in range(2)]
+        assert torch.equal(torch.cat(batches), whole.batch(epoch, size=10)[:8])
+
+
 @given(step=st.integers(0, 50), detour=st.lists(st.integers(0, 50), max_size=4))
 def test_a_batch_does_not_depend_on_what_was_asked_before(step: int, detour: list[int]) -> None:
     well_travelled = Epochs(images=10, seed=1)

@@ -88,7 +88,7 @@ def test_nobody_writes_into_what_others_read(path: Path) -> None:
 def test_whole_chunks_end_where_extraction_stops(images: float, total: int) -> None:
     ends, first = [0], 0
     while first < total:
-        first = features._end_of_chunk(first, total=total)
+        first = features.end_of_chunk(first, total=total)
         ends.append(first)
     assert whole_chunks(images, total=total) == max(end for end in ends if end <= images)
 

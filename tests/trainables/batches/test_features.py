@@ -54,10 +54,10 @@ def levels_above_extraction(store: ImageStore, recipe: Recipe, **changes: Any) -
     The last pays for all images, and is never reached, as the features are passed enough by then.
     """
     aimless = replace(recipe, target_flops=1e15)
-    batches = (trial := make(store, aimless, levels=(1e15,), **changes))._batches
+    batches = (trial := make(store, aimless, levels=(1e15,), **changes)).batches
     assert isinstance(batches, FeatureBatches)
     assert batches.max_steps is not None
-    begun = trial._setup_flops + batches.setup_flops
+    begun = trial.prices.preparation_flops + batches.setup_flops
     passes = batches.max_steps * batches.step_flops
     return (*(begun + share * passes for share in (0.1, 1 / 3, 2 / 3)), 1.2 * begun + passes)
 
@@ -124,7 +124,7 @@ def test_it_is_the_plain_path_within_rounding(store: ImageStore, ratio: float) -
     (features,) = run(trial)
     assert features.val_loss == pytest.approx(images.val_loss, rel=1e-4)
     assert features.val_error == pytest.approx(images.val_error, abs=1.5 / 87)
-    one, other = (t._model.get_parameter("fc.weight") for t in (trial, plain))
+    one, other = (t.model.get_parameter("fc.weight") for t in (trial, plain))
     torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
 
 
@@ -146,7 +146,7 @@ def test_a_trial_resumed_from_any_rung_ends_as_if_it_had_never_stopped(
     made = make(store, recipe, source=source, levels=levels)
     whole = run(made, tmp_path / "whole")
     assert [measured.rung for measured in whole] == [0, 1, 2, 3]
-    extraction = made._batches.setup_flops
+    extraction = made.batches.setup_flops
     for index, measured in enumerate(whole):
         uri = rung_uri(tmp_path / "whole", measured.rung)
         elsewhere = replace(store, folder=tmp_path / f"node {index}" / store.folder.name)
@@ -286,7 +286,7 @@ def test_images_that_do_not_fit_into_memory_together_are_extracted_in_halves(
         if sizes[-1] > 5:
             raise torch.OutOfMemoryError(f"{sizes[-1]} images are too many.")
 
-    trial._model.register_forward_pre_hook(run_out)
+    trial.model.register_forward_pre_hook(run_out)
     poor = run(trial)
     assert sizes[:6] == [8, 4, 4, 8, 4, 4]
     assert bill(poor) == bill(rich)

@@ -136,8 +136,8 @@ def test_frozen_norms_keep_their_statistics_and_cost_no_settling() -> None:
 def test_settling_is_charged_once_and_billed_at_every_rung(digits: ImageStore) -> None:
     recipe = make_recipe(**FREE)
     plain, free = make_trial(digits, make_recipe()), make_trial(digits, recipe)
-    settling = min(SETTLING_IMAGES, len(digits.splits["train"])) * free._inference_flops
-    step = free._batches.step_flops
+    settling = min(SETTLING_IMAGES, len(digits.splits["train"])) * free.prices.inference_flops
+    step = free.batches.step_flops
     for stop in free.stops:
         assert stop.train_flops == pytest.approx(settling + stop.steps * step)
         assert stop.train_flops <= LEVELS[stop.rung] < stop.train_flops + step
@@ -153,8 +153,8 @@ def test_settling_is_charged_once_and_billed_at_every_rung(digits: ImageStore) -
 
 def test_a_head_on_features_needs_no_settling(digits: ImageStore) -> None:
     trial = make_trial(digits, make_recipe(trainable_depth=0.0, learning_rate=0.01, **FREE))
-    assert isinstance(trial._batches, FeatureBatches)
-    assert trial._settling_flops == 0
+    assert isinstance(trial.batches, FeatureBatches)
+    assert trial.prices.settling_flops == 0
     trial.advance()
     assert trial.measurement is not None
     assert trial.measurement.executed_flops <= trial.measurement.train_flops
@@ -168,7 +168,7 @@ def test_it_learns_and_its_checkpoint_holds_the_average(digits: ImageStore, tmp_
     assert curve[-1].val_error < 0.5 < 0.75  # four classes: chance is 0.75
     assert curve[-1].val_loss < curve[0].val_loss
     tensors, _ = load_checkpoint(rung_uri(tmp_path, curve[-1].rung), ("measured", "optimizer"))
-    measured = trial._learner.average.model.state_dict()
+    measured = trial.average.state_dict()
     assert all(torch.equal(value, measured[name]) for name, value in tensors["measured"].items())
     assert {key.partition(":")[0] for key in tensors["optimizer"]} == {"z", "exp_avg_sq"}
 

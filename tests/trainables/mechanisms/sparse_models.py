@@ -52,10 +52,9 @@ def zeros_by_weight(model: nn.Module) -> dict[str, int]:
 
 def steps(trial: Finetuning) -> Iterator[tuple[int, nn.Module]]:
     """Trains to the trial's end, giving after each step its number, from 0, and the model."""
-    trial._open_batches()
     for step in range(trial.stops[-1].steps):
-        assert trial._train_to(step + 1)
-        yield step, trial._model
+        assert trial.train_to(step + 1)
+        yield step, trial.model
 
 
 def drawn_recipes(method: str, *, number: int = 64, model: nn.Module | None = None) -> list[Recipe]:

@@ -108,7 +108,7 @@ def _comparable(measurement: Measurement) -> dict[str, Any]:
 
 
 def _weights(trial: Any) -> dict[str, Tensor]:
-    state: dict[str, Tensor] = trial.finished.state_dict()
+    state: dict[str, Tensor] = trial.measured_model.state_dict()
     return state
 
 

@@ -122,10 +122,10 @@ def test_every_rung_measures_a_model_as_sparse_as_asked(
     states = set()
     for _ in trial.stops:
         trial.advance()
-        assert zeros(trial.finished) == ASKED
+        assert zeros(trial.measured_model) == ASKED
         assert trial.measurement is not None
         assert trial.measurement.updated_params == PARAMS - ASKED
-        states.add(zeros(trial._model) == ASKED)
+        states.add(zeros(trial.model) == ASKED)
     assert states == {False, True}, "rungs in dense phases and in compressed ones"
 
 
@@ -174,4 +174,4 @@ def test_its_space_draws_recipes_that_train(digits: ImageStore) -> None:
     trial = make_trial(digits, recipe, levels=(recipe.target_flops,))
     (measured,) = run(trial)
     assert measured.images_seen >= 2 * recipe.batch_size
-    assert zeros(trial.finished) == round(float(recipe.settings["sparsity"]) * WEIGHTS)
+    assert zeros(trial.measured_model) == round(float(recipe.settings["sparsity"]) * WEIGHTS)

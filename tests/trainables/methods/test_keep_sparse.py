@@ -68,7 +68,7 @@ def test_the_zeros_stay_and_nothing_else_goes(digits: ImageStore, changes: dict[
     trial = make_trial(digits, recipe_of(**changes), weights=weights)
     for _, model in steps(trial):
         assert zeros(model) == ARRIVED
-    for name, weight in backbone_weights(trial._model).items():
+    for name, weight in backbone_weights(trial.model).items():
         assert torch.equal(weight == 0, weights[name] == 0)
         kept = weights[name] != 0
         assert (weight[kept] != weights[name][kept]).float().mean() > 0.9
@@ -79,7 +79,7 @@ def test_every_rung_measures_them(digits: ImageStore, changes: dict[str, Any]) -
     trial = make_trial(digits, recipe_of(**changes), weights=sparse_weights())
     for _ in trial.stops:
         trial.advance()
-        assert zeros(trial.finished) == ARRIVED
+        assert zeros(trial.measured_model) == ARRIVED
 
 
 def test_the_exported_backbone_has_them(digits: ImageStore, tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_the_linear_regime_trains_the_head_alone(digits: ImageStore) -> None:
     measured = run(trial)[-1]
     assert measured.updated_params == HEAD
     assert measured.sparse_train_flops < 0.5 * measured.train_flops
-    for name, weight in backbone_weights(trial.finished).items():
+    for name, weight in backbone_weights(trial.measured_model).items():
         assert torch.equal(weight, sparse_weights()[name])
 
 
@@ -144,4 +144,4 @@ def test_its_space_draws_recipes_that_train(digits: ImageStore) -> None:
     trial = make_trial(digits, recipe, weights=sparse_weights(), levels=levels)
     (measured,) = run(trial)
     assert measured.images_seen >= 2 * recipe.batch_size
-    assert zeros(trial.finished) == ARRIVED
+    assert zeros(trial.measured_model) == ARRIVED

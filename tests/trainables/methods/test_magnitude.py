@@ -71,7 +71,7 @@ def test_every_rung_measures_a_model_as_sparse_as_asked(
     trial = make_trial(digits, recipe)
     for _ in trial.stops:
         trial.advance()
-        assert zeros(trial.finished) == ASKED
+        assert zeros(trial.measured_model) == ASKED
         assert trial.measurement is not None
         assert trial.measurement.nonzero_params <= PARAMS - ASKED
 
@@ -118,7 +118,7 @@ def test_the_linear_regime_learns_from_features_of_the_sparse_backbone(digits: I
     recipe = recipe_of(ONE_SHOT, trainable_depth=0.0)
     trial = make_trial(digits, recipe, weights=pretrained(), levels=HEAD_LEVELS)
     run(trial)
-    assert zeros(trial.finished) == ASKED
+    assert zeros(trial.measured_model) == ASKED
     assert trial.measurement is not None
     assert trial.measurement.updated_params == HEAD
     assert trial.measurement.sparse_train_flops < 0.2 * trial.measurement.train_flops
@@ -224,4 +224,4 @@ def test_its_space_draws_recipes_that_train(digits: ImageStore) -> None:
         trial = make_trial(digits, recipe, levels=(recipe.target_flops,))
         (measured,) = run(trial)
         assert measured.images_seen >= 2 * recipe.batch_size
-        assert zeros(trial.finished) == round(float(recipe.settings["sparsity"]) * WEIGHTS)
+        assert zeros(trial.measured_model) == round(float(recipe.settings["sparsity"]) * WEIGHTS)

@@ -109,8 +109,8 @@ def test_the_largest_weights_are_retrained_and_the_others_zero(
 ) -> None:
     trial = make_trial(digits, recipe_of(), weights=pretrained(), source_task=source)
     kept = kept_masks()
-    assert not at(trial._model, {name: ~mask for name, mask in kept.items()}).any()
-    before, after = at(backbone(), kept), at(trial._model, kept)
+    assert not at(trial.model, {name: ~mask for name, mask in kept.items()}).any()
+    before, after = at(backbone(), kept), at(trial.model, kept)
     assert (before != after).float().mean() > 0.99
     assert torch.nn.functional.cosine_similarity(before, after, dim=0) > 0.9
 
@@ -180,13 +180,13 @@ def test_kept_weights_are_bit_identical_after_calibration(
     trial = make_trial(digits, recipe, weights=pretrained(), source_task=source, levels=levels)
     kept = kept_masks()
     pruned = {name: ~mask for name, mask in kept.items()}
-    anchors = at(trial._model, kept)
+    anchors = at(trial.model, kept)
     while trial.outcome is Outcome.RUNNING:
         trial.advance()
-        assert torch.equal(at(trial.finished, kept), anchors)
-        assert torch.equal(at(trial._model, kept), anchors)
+        assert torch.equal(at(trial.measured_model, kept), anchors)
+        assert torch.equal(at(trial.model, kept), anchors)
     # at this size the last stage's features are one pixel, which meets one tap in nine
-    assert (at(trial.finished, pruned) != 0).float().mean() > 0.25
+    assert (at(trial.measured_model, pruned) != 0).float().mean() > 0.25
 
 
 def test_the_penalty_is_lambda_times_the_squares_of_what_was_pruned() -> None:
@@ -214,7 +214,7 @@ def test_the_penalty_keeps_what_was_pruned_small(
         recipe = recipe_of(penalty=penalty)
         trial = make_trial(digits, recipe, weights=pretrained(), source_task=source)
         run(trial)
-        return float(at(trial.finished, pruned).norm())
+        return float(at(trial.measured_model, pruned).norm())
 
     assert 0 < size(5.0) < 0.9 * size(0.0)
 
@@ -258,7 +258,7 @@ def test_it_exports_the_backbones_structure(
 ) -> None:
     model = assert_exports(digits, recipe_of(), tmp_path, weights=pretrained(), source_task=source)
     trial = make_trial(digits, recipe_of(), weights=pretrained(), source_task=source)
-    assert torch.equal(at(model, kept_masks()), at(trial._model, kept_masks()))
+    assert torch.equal(at(model, kept_masks()), at(trial.model, kept_masks()))
 
 
 # what is refused

@@ -96,7 +96,7 @@ def test_every_rung_is_exactly_as_sparse_as_asked(
         trial.advance()
         measured = trial.measurement
         assert measured is not None
-        assert zeros(trial.finished) == gone
+        assert zeros(trial.measured_model) == gone
         assert measured.updated_params == measured.params - gone
         assert measured.sparse_inference_flops < 0.5 * measured.inference_flops
 
@@ -108,13 +108,13 @@ def test_what_is_pruned_stays_pruned_after_every_step(
     schedule = Schedule.CONSTANT
     recipe = recipe_of(optimizer=optimizer, schedule=schedule, weight_decay=0.05, clip_norm=1.0)
     trial = make_trial(digits, recipe, weights=pretrained(), levels=EVERY_STEP)
-    steps, model, pruned = [stop.steps for stop in trial.stops], trial._model, []
+    steps, model, pruned = [stop.steps for stop in trial.stops], trial.model, []
     assert steps == list(range(steps[0], steps[-1] + 1))
     while trial.outcome is Outcome.RUNNING:
         trial.advance()
         thetas = [p for name, p in model.named_parameters() if name.endswith("original")]
         pruned.append(torch.cat([theta.detach().flatten() == 0 for theta in thetas]))
-        assert zeros(trial.finished) == round(0.8 * len(pruned[-1]))
+        assert zeros(trial.measured_model) == round(0.8 * len(pruned[-1]))
     before = sum(taken <= round(0.5 * steps[-1]) for taken in steps)
     assert 1 < before < len(steps) - 1
     assert not any(where.any() for where in pruned[:before])
@@ -127,10 +127,10 @@ def test_the_finished_model_is_the_merged_average_cut_by_its_own_magnitudes(
 ) -> None:
     trial = make_trial(digits, recipe_of(prune_at=1.0), weights=pretrained())
     trial.advance()
-    average = trial._learner.average.model
+    average = trial.average
     before = {name: value.clone() for name, value in average.state_dict().items()}
     effective = {n: m.weight for n, m in average.named_modules() if isinstance(m, nn.Conv2d)}
-    finished = dict(trial.finished.named_modules())
+    finished = dict(trial.measured_model.named_modules())
     kept, gone = [], []
     for name, weight in effective.items():
         mask = finished[name].weight != 0
@@ -145,10 +145,10 @@ def test_a_schedule_free_average_is_cut_before_its_norms_are_made(digits: ImageS
     recipe = recipe_of(optimizer=Optimizer.SCHEDULE_FREE_ADAMW, schedule=Schedule.CONSTANT)
     trial = make_trial(digits, recipe, weights=pretrained())
     trial.advance()
-    average = deepcopy(trial._learner.average.model)
+    average = deepcopy(trial.average)
     merge(average)
     assert zeros(average) == round(0.8 * values(average))
-    again = trial.finished.state_dict()
+    again = trial.measured_model.state_dict()
     assert all(torch.equal(value, again[name]) for name, value in average.state_dict().items())
 
 

@@ -49,7 +49,7 @@ def trial_of(store: ImageStore, **changes: Any) -> Finetuning:
 
 
 def masks_of(trial: Finetuning) -> dict[str, Tensor]:
-    transfer = trial._transfer
+    transfer = trial.transfer
     assert isinstance(transfer, MaskedTransfer)
     return {name: mask.clone() for name, mask in transfer.masks.items()}
 
@@ -95,7 +95,7 @@ def test_what_is_grown_learns_in_the_steps_that_follow(
 
 def test_the_share_that_moves_decays_on_a_cosine(digits: ImageStore) -> None:
     trial = trial_of(digits)
-    transfer = trial._transfer
+    transfer = trial.transfer
     assert isinstance(transfer, RigL)
     end = floor(0.75 * trial.stops[-1].steps)
     number = free(masks_of(trial))
@@ -115,7 +115,7 @@ def test_it_drops_the_smallest_weights_and_grows_where_gradients_are_largest(
     digits: ImageStore,
 ) -> None:
     trial = trial_of(digits)
-    transfer = trial._transfer
+    transfer = trial.transfer
     assert isinstance(transfer, RigL)
     masks = masks_of(trial)
     draws = torch.Generator().manual_seed(0)
@@ -159,7 +159,7 @@ def test_every_rung_and_the_export_have_the_masks_of_now(
     trial = trial_of(digits)
     for _ in trial.stops:
         trial.advance()
-        weights = backbone_weights(trial.finished)
+        weights = backbone_weights(trial.measured_model)
         assert not any(weights[n][~mask].any() for n, mask in masks_of(trial).items())
         assert trial.measurement is not None
         assert trial.measurement.updated_params == PARAMS - ASKED

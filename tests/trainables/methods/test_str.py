@@ -52,7 +52,7 @@ def backbone() -> nn.Module:
 
 
 def thresholds(trial: Finetuning) -> dict[str, float]:
-    parts = parametrizations(trial._model).items()
+    parts = parametrizations(trial.model).items()
     return {
         n: float(part.threshold.detach()) for n, part in parts if isinstance(part, SoftThreshold)
     }
@@ -95,11 +95,11 @@ def test_thresholds_learn_and_the_sparsity_grows(digits: ImageStore, optimizer: 
     assert first == pytest.approx({name: 0.3 * size for name, size in mean_sizes().items()})
     while trial.outcome is Outcome.RUNNING:
         trial.advance()
-        found.append(zeros(trial.finished))
+        found.append(zeros(trial.measured_model))
     assert found == sorted(set(found))
     last = thresholds(trial)
     assert all(last[name] > first[name] for name in first)
-    learned = [p.item() for name, p in trial._model.named_parameters() if name.endswith(".s")]
+    learned = [p.item() for name, p in trial.model.named_parameters() if name.endswith(".s")]
     assert 0.0 not in learned
     assert len(set(learned)) == len(learned) == len(first)  # each layer its own
 
@@ -114,9 +114,11 @@ def test_without_learning_the_threshold_goes_where_it_is_told(digits: ImageStore
 def test_the_sparsity_is_reported(digits: ImageStore) -> None:
     trial = make_trial(digits, recipe_of(), weights=pretrained())
     measured = run(trial)[-1]
-    gone = zeros(trial.finished)
+    gone = zeros(trial.measured_model)
     assert gone > 0.3 * measured.params
-    assert measured.nonzero_params == sum(int((p != 0).sum()) for p in trial.finished.parameters())
+    assert measured.nonzero_params == sum(
+        int((p != 0).sum()) for p in trial.measured_model.parameters()
+    )
     assert measured.nonzero_params <= measured.params - gone
     assert measured.sparse_inference_flops is not None
     assert measured.sparse_inference_flops < 0.8 * measured.inference_flops
@@ -127,7 +129,7 @@ def test_the_sparsity_is_reported(digits: ImageStore) -> None:
 def test_updated_params_leave_out_the_zeros_of_the_trained_model(digits: ImageStore) -> None:
     trial = make_trial(digits, recipe_of(), weights=pretrained())
     measured = run(trial)[-1]
-    model = trial._model
+    model = trial.model
     merge(model)
     assert measured.updated_params == measured.params - zeros(model)
 

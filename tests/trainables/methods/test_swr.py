@@ -39,7 +39,7 @@ def recipe_of(
 
 
 def transfer_of(trial: Finetuning) -> Swr:
-    transfer = trial._transfer
+    transfer = trial.transfer
     assert isinstance(transfer, Swr)
     return transfer
 

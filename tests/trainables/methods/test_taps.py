@@ -65,11 +65,11 @@ def test_scores_learn_and_the_penalty_closes_layers(digits: ImageStore) -> None:
     def scores(penalty: float) -> torch.Tensor:
         trial = make_trial(digits, recipe_of(penalty=penalty), levels=LEVELS, weights=pretrained())
         curve = run(trial)
-        assert isinstance(trial._transfer, Taps)
-        chosen = trial._transfer.choose()
-        open_values = int(trial._transfer.unit_sizes[chosen].sum())
+        assert isinstance(trial.transfer, Taps)
+        chosen = trial.transfer.choose()
+        open_values = int(trial.transfer.unit_sizes[chosen].sum())
         assert curve[-1].updated_params == 2080 + 97 * 4 + open_values
-        return torch.tensor([delta.score.item() for delta in trial._transfer.deltas])
+        return torch.tensor([delta.score.item() for delta in trial.transfer.deltas])
 
     free, pulled = scores(0.0), scores(20.0)
     assert len(free.unique()) > 5

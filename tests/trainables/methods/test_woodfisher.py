@@ -85,7 +85,7 @@ def trained(digits: ImageStore) -> nn.Module:
     )
     trial = make_trial(digits, recipe, levels=levels)
     run(trial)
-    model: nn.Module = trial.finished.requires_grad_()
+    model: nn.Module = trial.measured_model.requires_grad_()
     return model
 
 
@@ -137,10 +137,10 @@ def test_the_linear_regime_keeps_the_sparse_backbone(digits: ImageStore, tmp_pat
 def test_every_rung_is_as_sparse_and_only_what_is_left_is_updated(digits: ImageStore) -> None:
     trial = make_trial(digits, recipe_with(), levels=LATER)
     for measured in run(trial):
-        assert values_of(trial.finished) == WEIGHTS
+        assert values_of(trial.measured_model) == WEIGHTS
         pruned = round(0.9 * WEIGHTS)
         assert measured.updated_params == measured.params - pruned
-        assert zeros_of(trial.finished) == pruned
+        assert zeros_of(trial.measured_model) == pruned
         assert measured.sparse_train_flops < measured.train_flops
 
 
