@@ -44,7 +44,7 @@ class TransferredModel:
     std: tuple[float, ...]
     recipe: Recipe
     measurement: Measurement
-    """What it reached where it was measured."""
+    """The measurement of this very model."""
 
     def inputs(self, images: Tensor) -> Tensor:
         """Normalised input [B, 3, r, r], on the module's device, of square images [B, 3, R, R]."""
@@ -94,9 +94,9 @@ def export_model(
 ) -> TransferredModel:
     """Writes the model of the checkpoint at `uri` into `folder`, which must be new or empty.
 
-    Holds `model.safetensors`, `model.json` (backbone, structure, recipe, classes, measurement:
-    all that `load_exported` needs) and `card` as README.md. No pickle. Raises `InputError` when
-    the folder holds other files.
+    The folder then holds `model.safetensors`, `model.json` (backbone, structure, recipe, classes,
+    measurement: all that `load_exported` needs) and `card` as README.md. No pickle. Raises
+    `InputError` when the folder holds other files.
     """
     folder = folder.expanduser().absolute()
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):

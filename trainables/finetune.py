@@ -131,7 +131,7 @@ class Finetuning:
 
     @property
     def batches(self) -> Batches:
-        """What a step is fed."""
+        """The images or features that a step is fed."""
         return self._batches
 
     @property

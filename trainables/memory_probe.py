@@ -22,7 +22,7 @@ from trainables.learning.optimizers import STATE_COPIES
 TRAINING_BATCHES = (8, 24)
 """Images a step of the trials that probe training, with next to nothing to validate on."""
 EVALUATION_IMAGES = (EVALUATION_BATCH // 4, EVALUATION_BATCH)
-"""Validation images of those that probe evaluation, with the smallest of steps."""
+"""Validation images of the trials that probe evaluation, with the smallest of steps."""
 _SMALLEST_BATCH = 2
 
 
@@ -30,7 +30,7 @@ def dense(recipe: Recipe, *, resolution: int) -> Recipe:
     """Full finetuning like `recipe`, as it takes the most memory but for its batch.
 
     All layers trained by an optimiser that keeps two values a weight, images at `resolution`. What
-    a method saves or needs beside is left out: to know it, the recipe would have to be prepared.
+    a method saves or needs besides is left out: to know it, the recipe would have to be prepared.
     """
     light = recipe.optimizer is Optimizer.SGD
     return replace(
@@ -47,7 +47,7 @@ def dense(recipe: Recipe, *, resolution: int) -> Recipe:
 def probe_memory(
     recipe: Recipe, *, source: BackboneSource, classes: int, device: torch.device
 ) -> TrialMemory:
-    """What trials of `recipe` need on `device`, measured by four of them that take two steps each.
+    """The memory of `recipe`'s trials on `device`, measured by four that take two steps each.
 
     Raises `InputError` where the device keeps no account of its memory.
     """

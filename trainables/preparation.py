@@ -78,7 +78,7 @@ class Preparation:
         )
 
     def calibration(self, images: int) -> Iterator[Tensor]:
-        """As `MethodContext.calibration`."""
+        """Yields training images as `MethodContext.calibration` promises."""
         for indices in self._calibration_order(images).split(EVALUATION_BATCH):
             if len(indices) > 1:
                 yield self.inputs(self._train.images[indices])
@@ -89,7 +89,7 @@ class Preparation:
             yield self.inputs(self._train.images[indices]), labels
 
     def _calibration_order(self, images: int) -> Tensor:
-        """The same images for every seed: equal prunings are equal trunks and share features."""
+        """Indices that are the same for every seed: equal prunings share features."""
         shuffled = generator("calibration")
         return torch.randperm(len(self._train), generator=shuffled)[:images]
 

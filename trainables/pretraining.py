@@ -26,7 +26,7 @@ from trainables.seeds import derive_seed
 
 @dataclass(frozen=True, kw_only=True)
 class Pretraining:
-    """How the backbone is made."""
+    """The plan by which a backbone is made."""
 
     epochs: int
     learning_rate: float
@@ -40,10 +40,10 @@ class Pretraining:
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrained:
-    """What came out; written as JSON beside the weights."""
+    """The result, which is written as JSON next to the weights."""
 
     source: BackboneSource
-    """How to name the backbone in a sweep's config."""
+    """The backbone as a sweep's config names it."""
     class_names: tuple[str, ...]
     val_error: float
     """Share of the source task's validation images classified wrongly, 0-1."""
@@ -174,7 +174,7 @@ def _train(
 def _write(
     model: nn.Module, result: Pretrained, plan: Pretraining, out: Path, *, resolution: int
 ) -> None:
-    """Writes the weights to `out`, and a JSON card beside them."""
+    """Writes the weights to `out`, and a JSON card next to them."""
     out.parent.mkdir(parents=True, exist_ok=True)
     state = {name: value.cpu().contiguous() for name, value in model.state_dict().items()}
     safetensors.torch.save_file(state, out)

@@ -8,14 +8,14 @@ from trainables.errors import InfeasibleError
 
 @dataclass(frozen=True, kw_only=True)
 class Stop:
-    """Where a trial is measured."""
+    """A point at which a trial is measured."""
 
     rung: int
     """Index of the level."""
     steps: int
     """Training steps taken by then, cumulative."""
     train_flops: float
-    """What the recipe has spent by then: at most the rung's level."""
+    """FLOPs that the recipe has spent by then: at most the rung's level."""
 
 
 def rung_levels(*, min_flops: float, max_flops: float, per_decade: int) -> tuple[float, ...]:

@@ -54,7 +54,7 @@ def trial_peak(recipe: Recipe, *, batch_size: int, validation_images: int) -> in
 
 @pytest.fixture(scope="module")
 def memory() -> RecipeMemory:
-    """Of recipes on the small backbone, probed at its largest recipe as a GPU would be."""
+    """Memory of recipes on the small backbone, probed at its largest recipe as a GPU would be."""
     measured = TrialMemory(
         training=fit_peak(
             lambda images: trial_peak(LARGEST, batch_size=images, validation_images=1),

@@ -169,7 +169,7 @@ def _from_hub(source: BackboneSource) -> Weights:
 
 
 def _misfits(own: Weights, given: Weights) -> list[str]:
-    """What keeps the state dict `given` from fitting the state dict `own`, the telling first."""
+    """Reasons why the state dict `given` does not fit the state dict `own`, the telling first."""
     reshaped = [
         f"{name} is {tuple(given[name].shape)} in the file and {tuple(mine.shape)} in the model"
         for name, mine in own.items()
@@ -185,7 +185,7 @@ def _misfits(own: Weights, given: Weights) -> list[str]:
 
 
 def _outputs(head: nn.Module) -> int | None:
-    """How many classes a head tells apart; None where it does not say."""
+    """Number of classes that a head tells apart; None where it does not say."""
     for attribute in ("out_features", "out_channels"):
         if isinstance(outputs := getattr(head, attribute, None), int):
             return outputs

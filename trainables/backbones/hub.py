@@ -1,4 +1,4 @@
-"""Pretrained weights from timm's hub, and how soon it is given up."""
+"""Pretrained weights from timm's hub, which is given up soon where it does not answer."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,15 +9,15 @@ from huggingface_hub.errors import RemoteEntryNotFoundError
 from torch import Tensor
 
 PATIENCE_SECONDS = 10
-"""How long the hub may take to answer at all."""
+"""Time that the hub may take to answer at all."""
 _FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 def hub_weights(name: str, args: Mapping[str, Any]) -> dict[str, Tensor]:
     """The state dict of timm's pretrained model `name`, made with the constructor's `args`.
 
-    From the hub's cache on this machine where they are there. Raises whatever the client raises:
-    an `OSError`, or its HTTP library's own errors.
+    The weights come from the hub's cache on this machine where it has them. Raises whatever the
+    client raises: an `OSError`, or its HTTP library's own errors.
     """
     _knock(name)
     weights: dict[str, Tensor] = timm.create_model(name, pretrained=True, **args).state_dict()

@@ -26,7 +26,7 @@ class StructureCache(Generic[Found]):
         self._found: OrderedDict[Hashable, Found] = OrderedDict()
 
     def get(self, key: Hashable, find: Callable[[], Found]) -> Found:
-        """What is kept for `key`, or else what `find` returns, which is kept from then on.
+        """Returns what is kept for `key`, or else keeps and returns what `find` gives.
 
         `key` is a `structure_key`, alone or with what else the finding depends on.
         """
@@ -56,7 +56,7 @@ def meta_copy(model: nn.Module) -> nn.Module:
 
 
 def structure_key(model: nn.Module, *, resolution: int) -> Hashable:
-    """What a trace depends on: equal keys, equal FLOPs and equal channel groups.
+    """Everything that a trace depends on: equal keys, equal FLOPs and equal channel groups.
 
     Shapes alone would confuse models that differ in their strides. What parametrises a weight is
     a module by itself; the class that torch makes for its owner is another for each model.

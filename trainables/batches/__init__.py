@@ -1,1 +1,1 @@
-"""What a training step is fed."""
+"""Batches: the images or features that a training step is fed."""

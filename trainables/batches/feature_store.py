@@ -1,12 +1,12 @@
 """The feature store: what frozen trunks make of images, kept on disk and shared by a node's trials.
 
-A file holds the features of the first images in a fixed order, so that whoever needs more extends
-it. It begins with the number of its rows that count: a writer that is killed leaves rows that no
-reader takes for features, and the next writer overwrites them.
+A file holds the features of the first images in a fixed order, so that a trial which needs more
+extends it. It begins with the number of its rows that count: a writer that is killed leaves rows
+that no reader takes for features, and the next writer overwrites them.
 
 Every pruning of a backbone is a trunk of its own, so that a sweep leaves hundreds of files. They
-may take as much of the disk as they leave free; before a file grows beyond that, those go which
-were opened longest ago. Who needs one of them again extracts anew, and is billed for it.
+may take as much of the disk as they leave free; before a file grows beyond that, least recently
+used files are evicted. A trial that needs one of them again extracts anew, and is billed for it.
 """
 
 import errno
@@ -31,7 +31,7 @@ from trainables.seeds import generator
 SMALLEST_CHUNK = 8
 _LARGEST_CHUNK = 64
 _DISK_SHARE = 0.5
-"""Of what the store holds and what is free beside it, that the store may hold."""
+"""Share that the store may hold of what it holds and what else is free on its disk."""
 _HEADER_BYTES = 64  # the rows that count, as int64; the rest keeps the rows aligned
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _BYTES = 4  # of a float32
@@ -42,7 +42,7 @@ Extract = Callable[[int, int], Tensor]
 
 @dataclass(frozen=True, kw_only=True)
 class Features:
-    """The features of the first images, and what having them took."""
+    """The features of the first images, and how many of them had to be extracted."""
 
     rows: Tensor
     """float32 [images, ...]; a private view of the file, so that writing to it changes no other."""
@@ -53,8 +53,8 @@ class Features:
 def whole_chunks(images: float, *, total: int) -> int:
     """The most images, at most `images` of `total`, that are extracted in whole chunks.
 
-    Chunks are the same for everybody, so that features are equal to the last bit whoever extracts
-    them, and however many: they end at 8, 16, 32, 64, 128, 192, ... and at `total`.
+    Chunks are the same for all trials, so that features are equal to the last bit whichever trial
+    extracts them, and however many: they end at 8, 16, 32, 64, 128, 192, ... and at `total`.
     """
     if images >= total:
         return total
@@ -90,9 +90,9 @@ def open_features(
 ) -> Features:
     """The features of the first `images` of `total` images, from `path` as far as it goes.
 
-    What is missing is extracted and appended, while others who want more wait; `images` must be
-    what `whole_chunks` gives. `path` lies in a folder of its trunk's own within the store's. Raises
-    `InputError` when the disk is full or cannot be written.
+    Missing rows are extracted and appended, while other trials that want more wait; `images` must
+    be what `whole_chunks` gives. `path` lies in a folder of its trunk's own within the store's.
+    Raises `InputError` when the disk is full or cannot be written.
     """
     try:
         if (rows := _read(path, images=images, shape=shape)) is not None:
@@ -117,8 +117,9 @@ def open_features(
 def evict(store: Path, *, keep: Path, capacity_bytes: float) -> None:
     """Deletes files of `store`, except for `keep`, until they take at most `capacity_bytes`.
 
-    Those opened longest ago go first. A file that is being written stays; one that is being read
-    goes, and is gone from the disk when its last reader is. Locks stay, for whoever waits at one.
+    The least recently used go first. A file that is being written stays; one that is being read
+    goes, and is gone from the disk when its last reader is. Locks stay, because others may wait at
+    them.
     """
     files = _files(store)
     stored_bytes = sum(status.st_size for status in files.values())
@@ -157,7 +158,7 @@ def _writable(path: Path) -> BinaryIO:
 
 
 def _committed(file: BinaryIO) -> int:
-    """How many rows of the file count."""
+    """Number of the file's rows that count."""
     file.seek(0)
     return int.from_bytes(file.read(8), "little")  # 0 of an empty file
 

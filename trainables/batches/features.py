@@ -31,11 +31,11 @@ from trainables.learning.evaluation import evaluate
 from trainables.learning.parts_that_fit import in_parts_that_fit
 
 EXTRACTION_SHARE = 0.9
-"""Of the compute aimed at, what extraction may take where it cannot pay for all images. The rest
-is steps of the head, which cost about a thousandth of an image's extraction."""
+"""Share of the compute aimed at that extraction may take where it cannot pay for all images. The
+rest is steps of the head, which cost about a thousandth of an image's extraction."""
 MAX_PASSES = 100
-"""Over the features, after which a head gains nothing: cheap steps would otherwise run by the
-million. The trial ends there, below the compute it aims at."""
+"""Passes over the features after which a head gains nothing: cheap steps would otherwise run by
+the million. The trial ends there, below the compute it aims at."""
 
 _FORMAT = 1  # raise it when the order of the images, the chunks or their inputs change
 

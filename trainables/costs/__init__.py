@@ -1,1 +1,1 @@
-"""What a trial costs, known before it is spent."""
+"""Costs of a trial: FLOPs and memory, known before they are spent, and the bill of what was."""

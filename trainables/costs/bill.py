@@ -18,7 +18,7 @@ class Prices:
     inference_flops: float
     """One image's forward pass through the model that is measured."""
     preparation_flops: float
-    """What the method does before training."""
+    """The method's work before training."""
     setup_flops: float
     """Making the batches ready, as if the trial ran alone."""
     step_flops: float
@@ -26,7 +26,7 @@ class Prices:
     settling_flops: float
     """Making the average ready to be measured."""
     eval_setup_flops: float
-    """What comes before the first look at the validation split."""
+    """Work before the first look at the validation split."""
     eval_flops: float
     """Each look at it."""
 

@@ -35,15 +35,15 @@ _BATCH = 2  # one image at 1 × 1 pixels would leave a norm in train mode withou
 
 @dataclass(frozen=True, kw_only=True)
 class StepCost:
-    """FLOPs of one image; multiply by the number of images, for cost is linear in the batch."""
+    """FLOPs of one image, to be multiplied by their number: cost is linear in the batch."""
 
     forward_flops: float
     """One forward pass in eval mode: inference, validation, a repair pass."""
     train_flops: float
     """Forward and backward of a training step with the gradients that are switched on."""
     fixed_flops: float = 0.0
-    """Of a training step, whatever its batch: what makes parametrised weights and what leads back
-    through them (`torch.nn.utils.parametrize`). Other models have none."""
+    """FLOPs of a training step that do not depend on its batch: parametrised weights are made, and
+    gradients led back through them (`torch.nn.utils.parametrize`). Other models have none."""
 
     @property
     def inference_flops(self) -> float:
@@ -75,7 +75,8 @@ def count_flops(model: nn.Module, *, resolution: int) -> StepCost:
 def trace_flops(module: nn.Module, *, input_shape: Sequence[int]) -> StepCost:
     """FLOPs of one input of `input_shape` through any module, counted anew at every call.
 
-    As `count_flops`, for parts of a model; raises what the module raises on such an input.
+    Counts as `count_flops` does, for parts of a model; raises what the module raises on such an
+    input.
     """
     with torch.inference_mode(mode=False), torch.enable_grad():
         skeleton = meta_copy(module)
@@ -96,8 +97,8 @@ def trace_flops(module: nn.Module, *, input_shape: Sequence[int]) -> StepCost:
 def layer_flops(model: nn.Module, *, resolution: int) -> dict[str, StepCost]:
     """FLOPs of one image in each convolution and linear layer, by the name of its weight.
 
-    As in `count_flops`; `train_flops` counts the weight's gradient and its input's where they are
-    needed. A weight keeps its plain name where it is parametrised.
+    Counts as `count_flops` does; `train_flops` has the weight's gradient and its input's where they
+    are needed. A weight keeps its plain name where it is parametrised.
     """
     costs: dict[str, StepCost] = {}
 

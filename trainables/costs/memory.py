@@ -24,9 +24,9 @@ from trainables.errors import InputError
 TRACED_BATCHES = (2, 6)
 """Images in the two traces: a norm needs two, and linear is linear from there on."""
 CUDA_CONTEXT_BYTES = 600 << 20
-"""What a process holds on a GPU beside its tensors: driver context, kernels, library handles."""
+"""Bytes that a process holds on a GPU besides its tensors: driver context, kernels, handles."""
 MOST_TRIALS = 64
-"""On a GPU; Ray counts in ten-thousandths of one."""
+"""Trials on a GPU at most; Ray counts in ten-thousandths of one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,12 +55,12 @@ class PeakMemory:
 
 @dataclass(frozen=True, kw_only=True)
 class TrialMemory:
-    """What a trial needs in its two kinds of work, which never run at once."""
+    """The peaks of a trial's two kinds of work, which never run at once."""
 
     training: PeakMemory
-    """Of a training step."""
+    """The peak of a training step."""
     evaluation: PeakMemory
-    """Of a forward pass without gradients, with everything that training keeps beside it."""
+    """The peak of a forward pass without gradients, with everything that training keeps."""
 
     def peak_bytes(self, *, batch_size: int, evaluation_batch: int) -> int:
         """Bytes that the trial needs at once, at most."""
@@ -140,7 +140,7 @@ def gpu_share(peak_bytes: int, *, device_bytes: int, margin: float = 0.1) -> flo
 
 
 class _LiveBytes(TorchDispatchMode):
-    """Adds up the storages that operators make, for as long as each is alive."""
+    """Adds up the storages that operators make, as long as each is alive."""
 
     def __init__(self) -> None:
         TorchDispatchMode.__init__(self)
@@ -179,7 +179,7 @@ class _LiveBytes(TorchDispatchMode):
 
 
 def _traced_peak(model: nn.Module, shape: tuple[int, ...], *, backward: bool) -> int:
-    """Bytes beside the model and its gradients that a pass over images of `shape` needs."""
+    """Bytes that a pass over images of `shape` needs besides the model and its gradients."""
     with torch.inference_mode(mode=False), torch.set_grad_enabled(backward):
         skeleton = meta_copy(model)
         if not backward:

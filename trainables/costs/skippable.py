@@ -12,8 +12,8 @@ from trainables.costs.flops import StepCost, layer_flops
 class SkippableFlops:
     """Counts the FLOPs of one trial that meet a weight which is zero.
 
-    They are theoretical: reported beside the FLOPs that are executed and never taken from them. The
-    gradient of a weight that is held at zero counts as skipped, too.
+    They are theoretical: reported next to the FLOPs that are executed and never taken from them.
+    The gradient of a weight that is held at zero counts as skipped, too.
     """
 
     def __init__(self, model: nn.Module, *, resolution: int) -> None:

@@ -41,7 +41,7 @@ class RunningAverage:
         self._averaged = [pair for pair in pairs if pair[0].is_floating_point()]
         self._copied = [pair for pair in pairs if not pair[0].is_floating_point()]
         self.settling_images = 0
-        """How many images `settle` passes forward."""
+        """Number of images that `settle` passes forward."""
 
     def settle(
         self, calibration: Iterable[Tensor], *, hold: Callable[[nn.Module], None] | None = None
@@ -75,7 +75,7 @@ class ScheduleFreeAverage:
         self._optimizer = optimizer
         self._norms = trained_batch_norms(model)
         self.settling_images = SETTLING_IMAGES if self._norms else 0
-        """How many images, at most, `settle` passes forward."""
+        """Number of images, at most, that `settle` passes forward."""
 
     def update(self, *, step: int) -> None:
         """Does nothing: the optimiser averages."""

@@ -168,10 +168,10 @@ class Learner:
 
 
 def _seed_global_streams(seed: int, *, device: torch.device) -> None:
-    """What `torch.manual_seed` does to the CPU and `device`.
+    """Seeds the CPU and `device` as `torch.manual_seed` does.
 
-    It also notes a stack trace for each kind of device that is not there, which took half the time
-    of a head's step.
+    That one also notes a stack trace for each kind of device that is not there, which took half the
+    time of a head's step.
     """
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":

@@ -8,7 +8,7 @@ from trainables.learning.mixing import Targets
 
 
 def class_weights(labels: Tensor, *, classes: int, exponent: float) -> Tensor | None:
-    """What an image of each class weighs, float32 [classes]; None where all weigh the same.
+    """Weight of an image of each class, float32 [classes]; None where all weigh the same.
 
     A class with n images weighs n^-exponent, scaled so that the mean over the images of `labels`
     [N] is 1, which leaves the learning rate its meaning. A class without images weighs 0.

@@ -13,7 +13,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, kw_only=True)
 class Targets:
-    """What a batch of images shows: `share` of each is of `labels`, the rest of `partners`."""
+    """Classes that a batch shows: `share` of each image is of `labels`, the rest of `partners`."""
 
     labels: Tensor
     """int64 [B]."""
@@ -22,7 +22,7 @@ class Targets:
     share: float = 1.0
 
     def part(self, rows: slice) -> "Targets":
-        """Those of some of the images."""
+        """The targets of some of the images."""
         partners = None if self.partners is None else self.partners[rows]
         return Targets(labels=self.labels[rows], partners=partners, share=self.share)
 

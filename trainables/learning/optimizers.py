@@ -94,7 +94,7 @@ def _groups(
     groups: dict[tuple[int, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            # by size, for a gain may have its weight's dimensions: [channels, 1, 1, 1]
+            # by size, because a gain may have its weight's dimensions: [channels, 1, 1, 1]
             decayed = parameter.numel() > max(parameter.shape, default=1)
             groups.setdefault((layers[name], decayed), []).append(parameter)
     return [

@@ -11,7 +11,7 @@ Result = TypeVar("Result")
 def in_parts_that_fit(
     work: Callable[[slice], Result], images: int, *, part: int, smallest: int = 1
 ) -> Iterator[Result]:
-    """What `work` gives for the rows of each part, in order: `part` of `images` at a time.
+    """Yields what `work` gives for the rows of each part, in order: `part` of `images` at a time.
 
     A part that runs out of memory is halved and worked on again, and later ones are no larger;
     `torch.OutOfMemoryError` leaves here when the halves would have fewer images than `smallest`.

@@ -14,7 +14,7 @@ def training_device() -> torch.device:
 
 @dataclass(frozen=True, kw_only=True)
 class Precision:
-    """How a training step computes; weights, optimiser and loss are float32 in any case.
+    """Number format and layout of a training step; weights, optimiser and loss are float32.
 
     Validation, calibration and exported models are float32 throughout, so that what is measured is
     what is exported.
@@ -27,7 +27,7 @@ class Precision:
 
     @classmethod
     def of(cls, device: torch.device) -> "Precision":
-        """What suits the device: channels last, and bfloat16 on a GPU that has it.
+        """The precision that suits the device: channels last, and bfloat16 on a GPU that has it.
 
         On a CPU channels last trains most models faster, the pruned ones above all
         (`tests/benchmarks/memory_format.py`); bfloat16 is emulated on many.

@@ -1,4 +1,4 @@
-"""How fast is learnt at each step."""
+"""Learning-rate schedules."""
 
 import math
 
@@ -15,7 +15,7 @@ DECAY_SHARE = 0.2
 def set_learning_rate(
     optimizer: torch.optim.Optimizer, *, schedule: Schedule, step: int, total_steps: int
 ) -> None:
-    """Every group's `lr` is its `peak_lr` times the schedule's factor at `step`, from 0."""
+    """Sets every group's `lr` to its `peak_lr` times the schedule's factor at `step`, from 0."""
     factor = schedule_factor(schedule, step=step, total_steps=total_steps)
     for group in optimizer.param_groups:
         group["lr"] = group["peak_lr"] * factor

@@ -53,7 +53,7 @@ class Hub(BaseHTTPRequestHandler):
         self._served.set()
 
     def log_message(self, format: str, *args: object) -> None:
-        """Nothing."""
+        """Does nothing."""
 
     def _answer(self) -> None:
         if "test_resnet" not in self.path:

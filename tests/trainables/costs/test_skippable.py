@@ -1,4 +1,4 @@
-"""What skipping zeros would save, by hand, and that dense hardware is billed in full."""
+"""FLOPs that skipping zeros would save, by hand; dense hardware is billed in full."""
 
 from pathlib import Path
 

@@ -29,7 +29,7 @@ class Gluttonous(nn.Module):
         self.model = model
         self.at_most = at_most
         self.sizes: list[int] = []
-        """Of every batch it was given."""
+        """Size of every batch it was given."""
 
     def forward(self, images: Tensor) -> Tensor:
         self.sizes.append(len(images))

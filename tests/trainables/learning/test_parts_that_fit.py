@@ -14,7 +14,7 @@ class Worker:
     def __init__(self, *, at_most: int) -> None:
         self.at_most = at_most
         self.sizes: list[int] = []
-        """Of every part it was given."""
+        """Size of every part it was given."""
 
     def __call__(self, rows: slice) -> list[int]:
         size = rows.stop - rows.start
