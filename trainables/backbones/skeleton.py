@@ -1,4 +1,4 @@
-"""Skeletons: models without values, and what is found in one for all models of its structure.
+"""Skeletons: models without values, and the key that all models of one structure share.
 
 On the meta device tensors have shapes and no values, so that a model can be traced without being
 run: its FLOPs, its memory, the channels that belong together.
@@ -6,36 +6,12 @@ run: its FLOPs, its memory, the channels that belong together.
 
 import copy
 import itertools
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator
-from typing import Any, Generic, TypeVar
+from collections.abc import Hashable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
-
-Found = TypeVar("Found")
-
-
-class StructureCache(Generic[Found]):
-    """Keeps what was found for each structure; those used least recently are evicted."""
-
-    def __init__(self, *, most: int) -> None:
-        """`most` is how many structures are kept."""
-        self._most = most
-        self._found: OrderedDict[Hashable, Found] = OrderedDict()
-
-    def get(self, key: Hashable, find: Callable[[], Found]) -> Found:
-        """Returns what is kept for `key`, or else keeps and returns what `find` gives.
-
-        `key` is a `structure_key`, alone or with what else the finding depends on.
-        """
-        if key not in self._found:
-            self._found[key] = find()
-            if len(self._found) > self._most:
-                self._found.popitem(last=False)
-        self._found.move_to_end(key)
-        return self._found[key]
 
 
 def meta_copy(model: nn.Module) -> nn.Module:

@@ -22,13 +22,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from trainables.backbones.layers import WEIGHTED, is_norm
 from trainables.backbones.skeleton import (
-    StructureCache,
     float_dtype,
     meta_copy,
     output_tensors,
     structure_key,
 )
 from trainables.errors import InputError
+from trainables.remembered import Remembered
 
 _BATCH = 2  # one image at 1 × 1 pixels would leave a norm in train mode without a variance
 
@@ -51,7 +51,7 @@ class StepCost:
         return self.forward_flops
 
 
-_counted: StructureCache[StepCost] = StructureCache(most=256)
+_counted = Remembered[StepCost](size=256)
 
 
 def count_flops(model: nn.Module, *, resolution: int) -> StepCost:

@@ -1,11 +1,11 @@
-"""Skeletons: what a structure is, and that what was found for it is kept."""
+"""Skeletons: models without values, and what tells their structures apart."""
 
 import copy
 
 import pytest
 from torch import nn
 
-from trainables.backbones.skeleton import StructureCache, meta_copy, structure_key
+from trainables.backbones.skeleton import meta_copy, structure_key
 
 
 def test_a_skeleton_has_the_structure_of_its_model_and_no_values() -> None:
@@ -29,18 +29,3 @@ def test_a_key_tells_what_a_trace_depends_on(change: str) -> None:
         other.requires_grad_(requires_grad=False)
     resolution = 16 if change == "resolution" else 8
     assert structure_key(other, resolution=resolution) != structure_key(model, resolution=8)
-
-
-def test_a_cache_finds_once_and_evicts_what_was_used_least_recently() -> None:
-    cache: StructureCache[str] = StructureCache(most=2)
-    found: list[str] = []
-
-    def get(key: str) -> str:
-        return cache.get(key, lambda: found.append(key) or key.upper())
-
-    assert [get(key) for key in "abab"] == ["A", "B", "A", "B"]
-    assert found == ["a", "b"]
-    assert get("a") == "A"
-    assert get("c") == "C", "b goes, which was used before a"
-    assert [get("a"), get("b")] == ["A", "B"]
-    assert found == ["a", "b", "c", "b"]
