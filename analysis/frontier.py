@@ -5,41 +5,63 @@ from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from search_spaces.recipe import Setting
+from trainables.measurement import Measurement
 
 
 @dataclass(frozen=True, kw_only=True)
 class FrontierPoint:
-    """One measurement as the frontier sees it."""
+    """One measurement, with the trial and the recipe that it was made of."""
 
     trial_id: str
     """The trial that was measured."""
     number: int
     """The trial's place in the order of suggestion, from 0."""
-    rung: int
-    """Index of the compute level at which it was measured, from 0."""
-    train_flops: float
-    """Training FLOPs that the recipe had spent, cumulative."""
-    val_error: float
-    """Share of validation images classified wrongly, 0-1; the only error that selects."""
-    test_error: float | None
-    """Share of test images classified wrongly, reported and never chosen by; `None` is unknown."""
-    inference_flops: float
-    """FLOPs of one image's forward pass."""
-    params: int
-    """Parameters of the model."""
-    updated_params: int
-    """Parameters that training may change."""
+    measurement: Measurement
+    """Everything that was measured; its validation error is the only error that selects."""
     recipe: Mapping[str, Setting]
     """The recipe, one level of names."""
 
     def __post_init__(self) -> None:
         _checked_compute(self.train_flops)
         _checked_error(self.val_error)
+
+    @property
+    def rung(self) -> int:
+        """Index of the compute level at which it was measured, from 0."""
+        return self.measurement.rung
+
+    @property
+    def train_flops(self) -> float:
+        """Training FLOPs that the recipe had spent, cumulative: the first axis."""
+        return self.measurement.train_flops
+
+    @property
+    def val_error(self) -> float:
+        """Share of validation images classified wrongly, 0-1: the second axis."""
+        return self.measurement.val_error
+
+    @property
+    def test_error(self) -> float | None:
+        """Share of test images classified wrongly, reported and never chosen by."""
+        return self.measurement.test_error
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns JSON types: all on one level, and the recipe nested.
+
+        A number that is not finite, which JSON cannot hold, becomes `None`.
+        """
+        measured = {
+            name: value if value is None or math.isfinite(value) else None
+            for name, value in self.measurement.to_dict().items()
+        }
+        trial = {"trial_id": self.trial_id, "number": self.number}
+        return trial | measured | {"recipe": dict(self.recipe)}
 
     @property
     def log10_flops(self) -> float:

@@ -20,6 +20,7 @@ from analysis.table import (
     rows,
 )
 from search_spaces.recipe import Setting
+from trainables.errors import UserError
 
 CONFIG_PATH = "sweep.yaml"
 """Where the sweep's configuration lies in its folder."""
@@ -27,7 +28,7 @@ UNSUCCESSFUL = ("failed", "infeasible", "diverged")
 """States whose reasons the report lists."""
 
 
-class MissingSweepError(ValueError):
+class MissingSweepError(UserError):
     """The folder is no sweep's, or its configuration cannot be read; the message says which."""
 
 

@@ -6,14 +6,19 @@ rebuilt from it at any time.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from os import PathLike
-from typing import Any, TypeAlias
+from types import NoneType
+from typing import Any, TypeAlias, get_args, get_type_hints
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem, SubTreeFileSystem
 
 from analysis.frontier import Frontier, FrontierPoint
+from search_spaces.recipe import Setting
+from trainables.errors import UserError
+from trainables.measurement import Measurement
 
 Row = Mapping[str, Any]
 """One measurement or one trial by column name; the recipe's fields begin with `recipe.`."""
@@ -30,68 +35,90 @@ TRIALS_PATH = "trials.parquet"
 """Where the trial table lies in a sweep's folder."""
 
 
-def _known(name: str, kind: pa.DataType) -> pa.Field:
-    return pa.field(name, kind, nullable=False)
+@dataclass(frozen=True, kw_only=True)
+class MeasurementRow:
+    """One row of the measurement table: a measurement, and where in the sweep it was made."""
+
+    sweep_id: str
+    """The sweep, the same however often it is resumed."""
+    trial_id: str
+    """The trial that was measured, unique in the sweep."""
+    number: int
+    """The trial's place in the order of suggestion, from 0."""
+    attempt: int
+    """How often the trial had been started again by then."""
+    measurement: Measurement
+    """Each of its fields is a column."""
+    sweep_flops: float
+    """Training FLOPs that the sweep had executed when the measurement came in."""
+    measured_at: float
+    """When it came in, Unix seconds."""
+    trial_state: str
+    """Where the trial stands now."""
+    recipe_id: str
+    """The recipe's id, which depends on its content alone."""
+    seed: int
+    """The trial's seed."""
+    method: str
+    """The transfer method."""
+    recipe: Mapping[str, Setting]
+    """The recipe on one level of names: columns with the prefix `RECIPE`."""
 
 
-MEASUREMENTS = pa.schema(
-    [
-        _known("sweep_id", pa.string()),
-        _known("trial_id", pa.string()),
-        _known("number", pa.int64()),
-        _known("attempt", pa.int64()),
-        _known("rung", pa.int64()),
-        _known("train_flops", pa.float64()),
-        _known("executed_flops", pa.float64()),
-        _known("eval_flops", pa.float64()),
-        _known("inference_flops", pa.float64()),
-        _known("params", pa.int64()),
-        _known("updated_params", pa.int64()),
-        _known("val_error", pa.float64()),
-        _known("val_loss", pa.float64()),
-        pa.field("test_error", pa.float64()),
-        _known("train_seconds", pa.float64()),
-        _known("images_seen", pa.int64()),
-        pa.field("peak_memory_bytes", pa.int64()),
-        pa.field("nonzero_params", pa.int64()),
-        pa.field("sparse_train_flops", pa.float64()),
-        pa.field("sparse_inference_flops", pa.float64()),
-        _known("sweep_flops", pa.float64()),
-        _known("measured_at", pa.float64()),
-        _known("trial_state", pa.string()),
-        _known("recipe_id", pa.string()),
-        _known("seed", pa.int64()),
-        _known("method", pa.string()),
-    ]
-)
-"""Columns of every measurement table; the recipe's columns follow them, nullable.
+@dataclass(frozen=True, kw_only=True)
+class TrialRow:
+    """One row of the trial table."""
 
-Units as in `trainables.measurement`; `sweep_flops` is what the sweep had executed when the
-measurement came in, `measured_at` is in Unix seconds.
-"""
+    trial_id: str
+    """Unique in the sweep."""
+    number: int
+    """The trial's place in the order of suggestion, from 0."""
+    state: str
+    """Where it stands now."""
+    reason: str | None
+    """Why it was stopped, failed or was refused."""
+    attempt: int
+    """How often it was started again."""
+    executed_flops: float
+    """Training FLOPs that the sweep paid for it, repeats included."""
+    seed: int
+    """The trial's seed."""
+    suggested_at: float
+    """When it was suggested, Unix seconds."""
+    finished_at: float | None
+    """When it ended, Unix seconds; `None` while it is unfinished."""
+    recipe_id: str
+    """The recipe's id, which depends on its content alone."""
+    recipe: Mapping[str, Setting]
+    """The recipe on one level of names: columns with the prefix `RECIPE`."""
 
-TRIALS = pa.schema(
-    [
-        _known("trial_id", pa.string()),
-        _known("number", pa.int64()),
-        _known("state", pa.string()),
-        pa.field("reason", pa.string()),
-        _known("attempt", pa.int64()),
-        _known("executed_flops", pa.float64()),
-        _known("seed", pa.int64()),
-        _known("suggested_at", pa.float64()),
-        pa.field("finished_at", pa.float64()),
-        _known("recipe_id", pa.string()),
-    ]
-)
+
+def _schema(record: type) -> pa.Schema:
+    """Returns the columns that every table of such records has, in the order of their fields."""
+    columns: list[pa.Field] = []
+    for name, hint in get_type_hints(record).items():
+        if hint is Measurement:
+            columns += _schema(Measurement)
+        elif name != "recipe":
+            kinds = set(get_args(hint) or (hint,))
+            (kind,) = kinds - {NoneType}
+            columns.append(pa.field(name, _ARROW_TYPES[kind], nullable=NoneType in kinds))
+    return pa.schema(columns)
+
+
+_ARROW_TYPES = {bool: pa.bool_(), str: pa.string(), int: pa.int64(), float: pa.float64()}
+
+MEASUREMENTS = _schema(MeasurementRow)
+"""Columns of every measurement table; the recipe's columns follow them, nullable."""
+TRIALS = _schema(TrialRow)
 """Columns of every trial table; the recipe's columns follow them, nullable."""
 
 
-class MissingTableError(ValueError):
+class MissingTableError(UserError):
     """A sweep's folder holds no such table, or one without rows; the message says which."""
 
 
-class InvalidTableError(ValueError):
+class InvalidTableError(UserError):
     """Rows that no table can hold; the message names the row or column, the rule and the mend."""
 
 
@@ -156,19 +183,32 @@ def recipe_of(row: Row) -> dict[str, Any]:
     }
 
 
+def row_of(record: MeasurementRow | TrialRow) -> dict[str, Any]:
+    """Returns the record by column name."""
+    row: dict[str, Any] = {}
+    for f in fields(record):
+        value = getattr(record, f.name)
+        if isinstance(value, Measurement):
+            row |= value.to_dict()
+        elif f.name == "recipe":
+            row |= recipe_columns(value)
+        else:
+            row[f.name] = value
+    return row
+
+
+def recipe_columns(recipe: Mapping[str, Setting]) -> dict[str, Setting]:
+    """Returns the recipe by the names that its fields have as columns."""
+    return {f"{RECIPE}{name}": value for name, value in recipe.items()}
+
+
 def frontier_of(measurements: Rows) -> Frontier:
     """The frontier of all measurements: every rung of every trial counts, however it ended."""
     return Frontier().merge(
         FrontierPoint(
             trial_id=row["trial_id"],
             number=row["number"],
-            rung=row["rung"],
-            train_flops=row["train_flops"],
-            val_error=row["val_error"],
-            test_error=row.get("test_error"),
-            inference_flops=row["inference_flops"],
-            params=row["params"],
-            updated_params=row["updated_params"],
+            measurement=Measurement.from_dict(row),
             recipe=recipe_of(row),
         )
         for row in rows(measurements)

@@ -7,6 +7,7 @@ from orchestrator.config import SweepConfig
 
 def model_card(point: FrontierPoint, config: SweepConfig) -> str:
     """Markdown saying what the model is, what it reached, how it was made and how to load it."""
+    measured = point.measurement
     recipe = "\n".join(f"| {name} | {value} |" for name, value in sorted(point.recipe.items()))
     return f"""# {config.backbone.model} on {config.task.source}
 
@@ -15,12 +16,12 @@ A point of the compute-optimal frontier of the prunetune sweep `{config.name}`: 
 
 | measured | value |
 |---|---|
-| validation error | {units.percent(point.val_error)} |
-| test error | {units.percent(point.test_error)} |
-| training compute | {units.flops(point.train_flops)} |
-| inference compute, an image | {units.flops(point.inference_flops)} |
-| parameters | {units.count(point.params)} |
-| of them updated | {units.count(point.updated_params)} |
+| validation error | {units.percent(measured.val_error)} |
+| test error | {units.percent(measured.test_error)} |
+| training compute | {units.flops(measured.train_flops)} |
+| inference compute, an image | {units.flops(measured.inference_flops)} |
+| parameters | {units.count(measured.params)} |
+| of them updated | {units.count(measured.updated_params)} |
 
 The validation error was used to select this point; the test error was not.
 

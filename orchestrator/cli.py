@@ -7,13 +7,14 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.text import Text
+
+from trainables.errors import InputError, UserError
 
 if TYPE_CHECKING:
     from analysis.frontier import Frontier, FrontierPoint
@@ -53,9 +54,7 @@ def main() -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         app()
-    except ValueError as error:  # every room's errors of bad input are ValueErrors
-        if not _is_input_error(error):
-            raise
+    except UserError as error:
         _refuse(str(error))
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -105,7 +104,7 @@ def sweep(
 def pretrain(config: ConfigFile, overrides: Overrides = None) -> None:
     """Make a backbone from a labelled image dataset of your own."""
     from orchestrator.config import PretrainConfig, read_config
-    from orchestrator.demo import run_pretraining
+    from orchestrator.pretraining import run_pretraining
 
     run_pretraining(read_config(PretrainConfig, config, overrides or []), console=Console())
 
@@ -127,7 +126,7 @@ def frontier(
     if max_flops is not None or max_error is not None:
         found = Frontier((_chosen(found, max_flops=max_flops, max_error=max_error),))
     if as_json:
-        print(json.dumps([asdict(point) for point in found.points], indent=2))
+        print(json.dumps([point.to_dict() for point in found.points], indent=2))
     else:
         _show(found, Console())
 
@@ -168,17 +167,16 @@ def doctor(config: ConfigFile, overrides: Overrides = None) -> None:
     """Check everything that can be checked before compute is spent."""
     from orchestrator.config import SweepConfig, read_config
     from orchestrator.doctor import Examination
+    from orchestrator.inputs import SweepInputs
 
     console = Console()
     parsed = read_config(SweepConfig, config, overrides or [])
     _say(console, "ok  config", "valid", style="green")
     bad = False
-    for check in Examination(parsed).checks:
+    for check in Examination(SweepInputs(parsed)).checks:
         try:
             _say(console, f"ok  {check.title}", check.run(), style="green")
-        except ValueError as error:
-            if not _is_input_error(error):
-                raise
+        except UserError as error:
             bad = True
             _say(console, f"bad {check.title}", str(error), style="red")
     if bad:
@@ -202,8 +200,6 @@ def _chosen(
     found: "Frontier", *, max_flops: float | None, max_error: float | None
 ) -> "FrontierPoint":
     """The one point that fits, the most accurate of all by default."""
-    from trainables.errors import InputError
-
     if not found.points:
         raise InputError("The sweep's frontier is empty: nothing was measured yet; run it first.")
     if max_flops is not None and max_error is not None:
@@ -250,9 +246,3 @@ def _resumable() -> Iterator[None]:
     except KeyboardInterrupt:
         Console(stderr=True).print("stopped; the same command resumes")
         raise typer.Exit(130) from None
-
-
-def _is_input_error(error: ValueError) -> bool:
-    """Whether the message was written for the user: an error class of one of our rooms."""
-    room = type(error).__module__.partition(".")[0]
-    return room in ("analysis", "orchestrator", "search_spaces", "trainables")

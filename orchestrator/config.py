@@ -4,8 +4,10 @@ import difflib
 import math
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from types import NoneType
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args, get_type_hints
 
 import yaml
 from pydantic import (
@@ -20,13 +22,11 @@ from pydantic import (
 )
 
 from trainables.backbones.source import BackboneSource
-from trainables.errors import InputError
+from trainables.errors import InputError, first_line
 from trainables.images.tasks import TaskSource
 from trainables.rungs import rung_levels
 
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_RESERVED = ("digits", "hub")
-"""Names that mean something else than a path, whatever lies in the working folder."""
 
 
 def _seconds(value: Any) -> Any:
@@ -39,14 +39,6 @@ def _seconds(value: Any) -> Any:
     return sum(float(n) * _SECONDS[u] for n, u in re.findall(r"([\d.]+)([smhd])", text))
 
 
-def _local_path(value: Any) -> Any:
-    """A path that exists is made absolute, so that it means the same on every worker."""
-    if not isinstance(value, str) or not value or value in _RESERVED:
-        return value
-    path = Path(value).expanduser()
-    return str(path.resolve()) if path.exists() else value
-
-
 def _gpus(value: Any) -> Any:
     """A number from 0, or `auto`."""
     if value == "auto" or (isinstance(value, int | float) and 0 <= value < math.inf):
@@ -56,7 +48,6 @@ def _gpus(value: Any) -> Any:
 
 Seconds = Annotated[PositiveFloat, BeforeValidator(_seconds)]
 Gpus = Annotated[float | Literal["auto"], BeforeValidator(_gpus)]
-LocalPath = Annotated[str, BeforeValidator(_local_path)]
 
 
 class Section(BaseModel):
@@ -68,50 +59,18 @@ class Section(BaseModel):
 C = TypeVar("C", bound=Section)
 
 
-class TaskConfig(Section):
-    """The labelled images."""
+@dataclass(frozen=True, kw_only=True)
+class TaskConfig(TaskSource):
+    """The labelled images: where they come from, and how they are kept and shown."""
 
-    source: LocalPath
-    """`digits`, a folder of Parquet files, a folder of class folders, or a Hugging Face name."""
-    resolution: int = Field(default=64, ge=8)
+    resolution: Annotated[int, Field(ge=8)] = 64
     """Side in pixels at which images are decoded and kept; no recipe sees more."""
     mirror: bool = True
     """Whether a mirrored image keeps its label: not so for digits, signs and letters."""
-    classes: tuple[str, ...] | None = None
-    """Only these classes, in this order; all when left out."""
-    max_train_images: PositiveInt | None = None
-    """At most so many training images, drawn in proportion to the classes."""
-    max_validation_images: PositiveInt | None = None
-    """At most so many validation images, likewise: measuring a rung costs a pass over them."""
-    split_seed: int = 0
-    """Seed of the splits that are cut because the source lacks them."""
 
     def to_source(self) -> TaskSource:
-        return TaskSource(
-            source=self.source,
-            classes=self.classes,
-            max_train_images=self.max_train_images,
-            max_validation_images=self.max_validation_images,
-            seed=self.split_seed,
-        )
-
-
-class BackboneConfig(Section):
-    """The pretrained network."""
-
-    model: str
-    """A timm model name, or `module:factory`."""
-    weights: LocalPath | None = None
-    """`hub`, or a local safetensors or state-dict file; random weights when left out."""
-    args: dict[str, Any] = {}
-    """Further keyword arguments of the model's constructor."""
-    mean: tuple[float, float, float] | None = None
-    """Channel means of its inputs, 0-1; the model's own when left out."""
-    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
-    """Channel deviations, likewise."""
-
-    def to_source(self) -> BackboneSource:
-        return BackboneSource(**self.model_dump())
+        """Returns where the images come from, without how a sweep uses them."""
+        return TaskSource(**{f.name: getattr(self, f.name) for f in fields(TaskSource)})
 
 
 class SpaceConfig(Section):
@@ -233,7 +192,7 @@ class SweepConfig(Section):
     task: TaskConfig
     source_task: TaskConfig | None = None
     """The task that the backbone was trained on, for methods that train it there once more."""
-    backbone: BackboneConfig
+    backbone: BackboneSource
     space: SpaceConfig = SpaceConfig()
     budget: BudgetConfig
     rungs: RungsConfig
@@ -253,7 +212,7 @@ class PretrainConfig(Section):
     """A backbone to be made from a task of one's own."""
 
     task: TaskConfig
-    backbone: BackboneConfig
+    backbone: BackboneSource
     out: str
     """The safetensors file to write; a JSON card is put beside it."""
     epochs: PositiveInt = 20
@@ -319,7 +278,7 @@ def _parse(text: str, *, what: str) -> Any:
 
 def _where(error: yaml.YAMLError) -> str:
     if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
-        return " ".join(str(error).split())
+        return first_line(error)
     mark = error.problem_mark
     return f"{error.problem} in line {mark.line + 1}, column {mark.column + 1}"
 
@@ -351,21 +310,28 @@ def _sentence(kind: type[Section], error: ValidationError) -> str:
     given = first["input"]
     shown = place if isinstance(given, dict) else f"{place}={given!r}"
     match first["type"]:
-        case "extra_forbidden":
+        case "extra_forbidden" | "unexpected_keyword_argument":
             return _unknown_key(kind, first["loc"])
         case "invalid_key":
             key = first["loc"][-1]
             return f"the key {key!r} is not a word; put it in quotes if it is meant as one."
         case "missing":
             return f"{place} is missing; it must be given."
-        case "model_type" | "dict_type":
+        case "model_type" | "dataclass_type" | "dict_type":
             return f"{shown} should be a section; write its keys below it, indented."
         case "value_error":
-            return f"{shown} {first['ctx']['error']}."
+            return _refusal(place, shown, first["ctx"]["error"])
     rule = re.sub(r"^[A-Z][a-z]+ should ", "should ", first["msg"])
     if rule.startswith("should "):
         return f"{shown} {rule}."
     return f"{shown} is not accepted: {rule}."
+
+
+def _refusal(place: str, shown: str, error: ValueError) -> str:
+    """Completes what a check of ours says: a record's is a sentence, a section's only a rule."""
+    if isinstance(error, InputError):
+        return str(error.under(place))
+    return f"{shown} {error}."
 
 
 def _unknown_key(kind: type[Section], place: tuple[int | str, ...]) -> str:
@@ -376,11 +342,9 @@ def _unknown_key(kind: type[Section], place: tuple[int | str, ...]) -> str:
 
 
 def _keys_at(kind: type[Section], place: tuple[int | str, ...]) -> list[str]:
-    """The keys of the section at `place`, where an unknown one was found."""
-    at: type[BaseModel] = kind
+    """Returns the keys of the section at `place`, where an unknown one was found."""
+    at: Any = kind
     for part in place:
-        section = at.model_fields[str(part)].annotation
-        assert isinstance(section, type)  # only sections refuse keys
-        assert issubclass(section, BaseModel)
-        at = section
-    return list(at.model_fields)
+        section = get_type_hints(at)[str(part)]
+        at = next((one for one in get_args(section) if one is not NoneType), section)
+    return [f.name for f in fields(at)] if is_dataclass(at) else list(at.model_fields)

@@ -1,18 +1,14 @@
-"""The demo, and pretraining as it and the command line run it."""
+"""The demo: a backbone that knows five digits learns all ten."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import Progress as Bar
 
-from analysis import units
 from analysis.frontier import Frontier
-from orchestrator.cluster.resources import image_cache
 from orchestrator.config import PretrainConfig, SweepConfig, read_config, validate
+from orchestrator.pretraining import run_pretraining
 from orchestrator.sweep import Sweep
-from trainables.images.store import open_store
-from trainables.pretraining import Pretrained, Pretraining
-from trainables.pretraining import pretrain as train_backbone
 
 DEMO = Path(__file__).with_name("demo.yaml")
 SOURCE_CLASSES = ("0", "1", "2", "3", "4")
@@ -25,7 +21,7 @@ def run_demo(out: Path, *, console: Console) -> Frontier:
     swept = read_config(SweepConfig, DEMO, [f"storage.folder={out}", f"backbone.weights={weights}"])
     if not weights.exists():
         values = {
-            "task": swept.task.model_dump() | {"classes": SOURCE_CLASSES},
+            "task": asdict(swept.task) | {"classes": SOURCE_CLASSES},
             "backbone": {"model": swept.backbone.model},
             "out": str(weights),
             "epochs": 6,
@@ -35,37 +31,3 @@ def run_demo(out: Path, *, console: Console) -> Frontier:
             SweepConfig, DEMO, [f"storage.folder={out}", f"backbone.weights={weights}"]
         )
     return Sweep(swept, console=console).run()
-
-
-def run_pretraining(config: PretrainConfig, *, console: Console) -> Pretrained:
-    """Makes the backbone that the config describes and says how to use it."""
-    store = open_store(
-        config.task.to_source(),
-        resolution=config.task.resolution,
-        cache_dir=image_cache(None),
-    )
-    plan = Pretraining(
-        epochs=config.epochs,
-        learning_rate=config.learning_rate,
-        weight_decay=config.weight_decay,
-        batch_size=config.batch_size,
-        label_smoothing=config.label_smoothing,
-        augmentation=config.augmentation,
-        mirror=config.task.mirror,
-        seed=config.seed,
-    )
-    with Bar(console=console, transient=True) as bar:
-        task = bar.add_task("pretraining", total=config.epochs)
-        result = train_backbone(
-            config.backbone.to_source(),
-            store,
-            plan,
-            Path(config.out).resolve(),
-            on_epoch=lambda _: bar.advance(task),
-        )
-    console.print(
-        f"pretrained {config.backbone.model}: {units.percent(result.val_error)} validation error "
-        f"on its own task, {units.flops(result.train_flops)}; backbone.weights: {config.out}",
-        soft_wrap=True,
-    )
-    return result

@@ -1,60 +1,44 @@
-"""Everything about a config that can be checked before compute is spent."""
+"""The checks of a config: everything that can be known to be wrong before compute is spent."""
 
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
-from optuna.samplers import RandomSampler
-from torch import nn
 
 from analysis import units
-from orchestrator.cluster.resources import image_cache
-from orchestrator.config import SweepConfig, TaskConfig
+from orchestrator.inputs import SweepInputs
 from orchestrator.search.strategies import sampler_draws, scheduler
 from orchestrator.store.folder import SweepFolder
-from orchestrator.tracking.tracker import Tracker
-from search_spaces.draws import check_space, draw
-from search_spaces.problem import Problem
-from search_spaces.recipe import Recipe
-from search_spaces.space import Space, load_space
-from trainables.backbones import build as backbones
-from trainables.backbones.build import Backbone
-from trainables.backbones.layers import zero_share
+from orchestrator.tracking.tracker import tracker_for
+from search_spaces.draws import check_space
 from trainables.costs.flops import count_flops
 from trainables.errors import InfeasibleError, InputError
 from trainables.finetune import Finetuning
-from trainables.images.store import ImageStore, open_store
-from trainables.images.tasks import TaskSummary, inspect
+from trainables.images.store import ImageStore
 from trainables.method import Conditions, load_method
 
 MIN_FREE_BYTES = 1 << 30
-SPARSE = 0.1
-"""Share of zeros from which a backbone counts as sparse: an 8-bit one has a few per cent."""
 TRIED_RECIPES = 4
 """Recipes that are set up on the real backbone to see whether any can be realised."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One thing to look at."""
+    """One check with its name."""
 
     title: str
     run: Callable[[], str]
-    """Says in a few words what was found; raises `ValueError`, one sentence, if it is bad."""
+    """Says in a few words what was found; raises `UserError`, one sentence, if it is bad."""
 
 
 class Examination:
-    """The checks of one config, in an order in which later ones may use what earlier ones found."""
+    """The checks of one sweep's inputs, in an order in which each finds loaded what it needs."""
 
-    def __init__(self, config: SweepConfig) -> None:
-        self._config = config
-        self._folder = SweepFolder.at(config.folder, uri=config.storage.uri)
-        self._summary: TaskSummary | None = None
-        self._store: ImageStore | None = None
-        self._space: Space | None = None
-        self._backbone: Backbone | None = None
+    def __init__(self, inputs: SweepInputs) -> None:
+        self._inputs = inputs
+        self._config = inputs.config
+        self._folder = SweepFolder.at(self._config.folder, uri=self._config.storage.uri)
         self.checks = (
             Check(title="folder", run=self._check_folder),
             Check(title="task", run=self._check_task),
@@ -67,70 +51,9 @@ class Examination:
         )
 
     def run(self) -> None:
-        """All checks; the first bad one raises."""
+        """Runs all checks; the first bad one raises."""
         for check in self.checks:
             check.run()
-
-    @property
-    def summary(self) -> TaskSummary:
-        """What is in the task."""
-        if self._summary is None:
-            self._summary = inspect(self._config.task.to_source())
-        return self._summary
-
-    @property
-    def problem(self) -> Problem:
-        """What the search space must know."""
-        images = [count for count in self.summary.class_counts["train"].values() if count]
-        return Problem(
-            rungs=self._config.rungs.levels(),
-            native_resolution=self._config.task.resolution,
-            train_images=sum(images),
-            classes=len(self.summary.class_names),
-            class_imbalance=max(images) / min(images),
-            source_task=self._config.source_task is not None,
-            sparse_backbone=zero_share(self.model) >= SPARSE,
-        )
-
-    @property
-    def space(self) -> Space:
-        """The search space."""
-        if self._space is None:
-            self._space = load_space(self._config.space.function)
-        return self._space
-
-    @property
-    def backbone(self) -> Backbone:
-        """The backbone's weights, read once."""
-        if self._backbone is None:
-            source = self._config.backbone.to_source()
-            self._backbone = Backbone(source=source, weights=backbones.load_weights(source))
-        return self._backbone
-
-    @cached_property
-    def model(self) -> nn.Module:
-        """The backbone with its weights and a new head for the task."""
-        source = self.backbone.source
-        model = backbones.build(source, num_classes=len(self.summary.class_names))
-        if self.backbone.weights is not None:
-            backbones.load_into(model, self.backbone.weights, source=source)
-        return model
-
-    @property
-    def store(self) -> ImageStore:
-        """The task's images, decoded."""
-        if self._store is None:
-            self._store = self._open(self._config.task)
-        return self._store
-
-    def _open(self, task: TaskConfig) -> ImageStore:
-        cache = image_cache(self._config.storage.cache)
-        return open_store(task.to_source(), resolution=task.resolution, cache_dir=cache)
-
-    def recipe(self, seed: int) -> Recipe:
-        """A random recipe of the space."""
-        sampler = RandomSampler(seed=seed)
-        return draw(self.space, self._config.space.ranges, self.problem, sampler).recipe
 
     def _check_folder(self) -> str:
         root = self._folder.root
@@ -144,12 +67,16 @@ class Examination:
         return f"{root}, {units.si(free)}B free"
 
     def _check_task(self) -> str:
-        images = ", ".join(f"{count} {split}" for split, count in self.summary.images.items())
-        return f"{len(self.summary.class_names)} classes; images: {images}"
+        summary = self._inputs.summary
+        images = ", ".join(f"{count} {split}" for split, count in summary.images.items())
+        return f"{len(summary.class_names)} classes; images: {images}"
 
     def _check_space(self) -> str:
-        survey = check_space(self.space, self._config.space.ranges, self.problem)
-        conditions = Conditions(model=self.model, source_task=self._config.source_task is not None)
+        inputs = self._inputs
+        survey = check_space(inputs.space, self._config.space.ranges, inputs.problem)
+        conditions = Conditions(
+            model=inputs.model, source_task=self._config.source_task is not None
+        )
         for recipe in survey.recipes:
             load_method(recipe.method).check(recipe, conditions)
         methods, names = ", ".join(survey.methods), ", ".join(survey.names)
@@ -162,10 +89,10 @@ class Examination:
         return f"sampler {search.sampler}, scheduler {search.scheduler}"
 
     def _check_backbone(self) -> str:
-        source = self.backbone.source
-        cost = count_flops(self.model, resolution=self._config.task.resolution)
+        source, model = self._inputs.backbone.source, self._inputs.model
+        cost = count_flops(model, resolution=self._config.task.resolution)
         weights = "random weights" if source.weights is None else f"weights of {source.weights}"
-        parameters = units.count(sum(p.numel() for p in self.model.parameters()))
+        parameters = units.count(sum(p.numel() for p in model.parameters()))
         return (
             f"{source.model}, {parameters} parameters, {weights}; dense at "
             f"{self._config.task.resolution} px an image costs {units.flops(cost.forward_flops)} "
@@ -173,27 +100,27 @@ class Examination:
         )
 
     def _check_images(self) -> str:
-        store = self.store
-        if self._config.source_task is not None:
-            self._open(self._config.source_task)
-        held = sum(split.images.numel() for split in store.splits.values())
-        return f"all decoded at {store.resolution} px, {units.si(held)}B"
+        decoded = f"all decoded at {_held(self._inputs.store)}"
+        if self._config.source_task is None:
+            return decoded
+        return f"{decoded}; the source task's at {_held(self._inputs.source_store)}"
 
     def _check_recipes(self) -> str:
         """Sets up random recipes as a trial would, up to the first training step."""
-        refusals, source = [], self._config.source_task
+        inputs, refusals = self._inputs, []
+        source_task = (lambda: inputs.source_store) if self._config.source_task else None
         for seed in range(TRIED_RECIPES):
-            recipe = self.recipe(seed)
+            recipe = inputs.recipe(seed)
             try:
                 Finetuning(
                     recipe=recipe,
                     seed=seed,
-                    backbone=self.backbone,
-                    store=self.store,
-                    levels=self.problem.rungs,
+                    backbone=inputs.backbone,
+                    store=inputs.store,
+                    levels=inputs.problem.rungs,
                     mirror=self._config.task.mirror,
                     device=torch.device("cpu"),
-                    source_task=(lambda: self._open(source)) if source else None,
+                    source_task=source_task,
                 )
             except InfeasibleError as error:
                 refusals.append(str(error))
@@ -206,16 +133,11 @@ class Examination:
         )
 
     def _check_tracking(self) -> str:
-        tracker = tracker_for(self._config, self._folder)
-        tracker.check()
+        tracker_for(self._config.tracking, self._folder).check()
         return self._config.tracking.uri or "MLflow embedded, on SQLite in the sweep's folder"
 
 
-def tracker_for(config: SweepConfig, folder: SweepFolder) -> Tracker:
-    """The sweep's tracker: the config's server, else SQLite in the sweep's folder."""
-    embedded = config.tracking.uri is None
-    return Tracker(
-        uri=config.tracking.uri or folder.tracking_uri,
-        experiment=config.tracking.experiment or "prunetune",
-        artifact_location=folder.artifacts.as_uri() if embedded else None,
-    )
+def _held(store: ImageStore) -> str:
+    """Says at which side the images are kept, and how much room they take."""
+    held = sum(split.images.numel() for split in store.splits.values())
+    return f"{store.resolution} px, {units.si(held)}B"

@@ -1,6 +1,6 @@
-"""Takes a frontier model out of a sweep."""
+"""Takes a frontier's models out of a sweep."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from analysis.frontier import Frontier, FrontierPoint
@@ -9,7 +9,7 @@ from orchestrator.card import model_card
 from orchestrator.config import SweepConfig, read_config
 from orchestrator.store.folder import SweepFolder
 from trainables.checkpoints import checkpoint_folder, complete_rungs
-from trainables.errors import InputError
+from trainables.errors import InputError, keys_of
 from trainables.export import export_model
 from trainables.images.tasks import inspect
 
@@ -25,17 +25,35 @@ def export_point(
     folder = SweepFolder.find(sweep)
     config = read_config(SweepConfig, folder.config)
     point = choose(frontier_of(read_measurements(folder.storage())))
-    trial_uri = f"{folder.trials_uri}/{point.trial_id}"
-    if point.rung not in complete_rungs(trial_uri):
+    if point.rung not in complete_rungs(f"{folder.trials_uri}/{point.trial_id}"):
         raise InputError(
             f"The checkpoint of trial {point.number} at rung {point.rung} is not in "
             f"{folder.trials_uri}; run the sweep's command again to bring the folder in order."
         )
+    with keys_of("task"):
+        class_names = inspect(config.task.to_source()).class_names
+    write_model(point, out, sweep=folder, config=config, class_names=class_names)
+    return point
+
+
+def write_model(
+    point: FrontierPoint,
+    out: Path,
+    *,
+    sweep: SweepFolder,
+    config: SweepConfig,
+    class_names: Sequence[str],
+) -> None:
+    """Writes the model that was measured at `point`, with its card, into the new folder `out`."""
     export_model(
-        checkpoint_folder(trial_uri, point.rung),
+        checkpoint_of(point, sweep),
         out,
-        backbone=config.backbone.to_source(),
-        class_names=inspect(config.task.to_source()).class_names,
+        backbone=config.backbone,
+        class_names=class_names,
         card=model_card(point, config),
     )
-    return point
+
+
+def checkpoint_of(point: FrontierPoint, sweep: SweepFolder) -> str:
+    """Returns where the checkpoint of the point's model lies."""
+    return checkpoint_folder(f"{sweep.trials_uri}/{point.trial_id}", point.rung)

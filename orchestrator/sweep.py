@@ -6,16 +6,17 @@ import shutil
 import ray
 from rich.console import Console
 
-from analysis.frontier import Frontier, FrontierPoint
+from analysis.frontier import Frontier
 from analysis.plots import plot_frontier, save
 from analysis.report import write_report
 from analysis.table import read_measurements
-from orchestrator.card import model_card
 from orchestrator.cluster.gpu_shares import gpu_shares
 from orchestrator.cluster.resources import connect, image_cache
 from orchestrator.cluster.session import run_trials
 from orchestrator.config import SweepConfig, read_config, to_yaml
-from orchestrator.doctor import Examination, tracker_for
+from orchestrator.doctor import Examination
+from orchestrator.exporting import checkpoint_of, write_model
+from orchestrator.inputs import SweepInputs
 from orchestrator.search.chance import Chance
 from orchestrator.search.driver import Budget, Driver
 from orchestrator.search.strategies import build_strategy
@@ -25,10 +26,8 @@ from orchestrator.store.ledger import Ledger
 from orchestrator.store.retention import CheckpointKeeper
 from orchestrator.store.tables import TableWriter
 from orchestrator.terminal.progress import Progress
-from orchestrator.tracking.tracker import Snapshot, Tracker
-from trainables.checkpoints import checkpoint_folder
+from orchestrator.tracking.tracker import Snapshot, Tracker, tracker_for
 from trainables.errors import InputError
-from trainables.export import export_model
 from trainables.trial import measure_test_error
 from trainables.trial_setting import TrialSetting
 
@@ -60,14 +59,14 @@ class Sweep:
             if not fresh:
                 self._check_unchanged()
             self._console.print("[dim]checking the config …[/]")
-            examination = Examination(self._config)
-            examination.run()
+            inputs = SweepInputs(self._config)
+            Examination(inputs).run()
             started_ray = connect(self._config.ray.address)
             try:
                 if fresh:
                     self._clear()
                 self._folder.keep_config(to_yaml(self._config))
-                return self._run(examination)
+                return self._run(inputs)
             finally:
                 if started_ray:
                     ray.shutdown()
@@ -75,9 +74,9 @@ class Sweep:
     def _clear(self) -> None:
         self._folder.clear()
         if self._config.tracking.uri is None:  # a server's experiment has others' sweeps too
-            tracker_for(self._config, self._folder).discard()
+            tracker_for(self._config.tracking, self._folder).discard()
 
-    def _run(self, examination: Examination) -> Frontier:
+    def _run(self, inputs: SweepInputs) -> Frontier:
         config, folder = self._config, self._folder
         levels = config.rungs.levels()
         storage = folder.storage()
@@ -89,12 +88,12 @@ class Sweep:
             config.search,
             study_path=folder.study,
             sweep_id=ledger.sweep_id,
-            space=examination.space,
+            space=inputs.space,
             ranges=config.space.ranges,
-            problem=examination.problem,
+            problem=inputs.problem,
             seed=config.seed,
             chance=Chance.of(
-                examination.summary.class_counts["validation"], min_peers=config.search.min_peers
+                inputs.summary.class_counts["validation"], min_peers=config.search.min_peers
             ),
         )
         strategy.sampler.reconcile(ledger.trials())
@@ -115,8 +114,8 @@ class Sweep:
             max_failures=config.resources.max_failures,
         )
         setting = self._setting()
-        gpus = gpu_shares(config.resources, examination)
-        tracker = tracker_for(config, folder)
+        gpus = gpu_shares(config.resources, inputs)
+        tracker = tracker_for(config.tracking, folder)
         tracker.start(lambda: self._snapshot(ledger))
         tables = TableWriter(ledger, storage)
         tables.start()
@@ -146,7 +145,7 @@ class Sweep:
             self._test_frontier(ledger, setting)
             self._over = True
             tables.write()
-            self._write_views(ledger, tracker, examination.summary.class_names)
+            self._write_views(ledger, tracker, inputs.summary.class_names)
         finally:
             caught_up = tracker.close(timeout_seconds=CATCH_UP_SECONDS)
             shutil.rmtree(folder.exports, ignore_errors=True)
@@ -179,7 +178,7 @@ class Sweep:
     def _setting(self) -> TrialSetting:
         task, source = self._config.task, self._config.source_task
         return TrialSetting(
-            backbone=self._config.backbone.to_source(),
+            backbone=self._config.backbone,
             task=task.to_source(),
             store_resolution=task.resolution,
             source_task=source.to_source() if source else None,
@@ -198,7 +197,7 @@ class Sweep:
         start than the driver, which has everything loaded, takes for the work.
         """
         untested = [point for point in ledger.frontier.points if point.test_error is None]
-        uris = [self._checkpoint(point) for point in untested]
+        uris = [checkpoint_of(point, self._folder) for point in untested]
         if sum(node["Alive"] for node in ray.nodes()) == 1:
             errors = [measure_test_error(setting.to_dict(), uri) for uri in uris]
         else:
@@ -221,17 +220,10 @@ class Sweep:
         shutil.rmtree(self._folder.exports, ignore_errors=True)
         for point in ledger.frontier.points:
             folder = self._folder.exports / f"{point.trial_id}-rung-{point.rung}"
-            export_model(
-                self._checkpoint(point),
-                folder,
-                backbone=self._config.backbone.to_source(),
-                class_names=class_names,
-                card=model_card(point, self._config),
+            write_model(
+                point, folder, sweep=self._folder, config=self._config, class_names=class_names
             )
             tracker.attach_model(point, folder)
-
-    def _checkpoint(self, point: FrontierPoint) -> str:
-        return checkpoint_folder(f"{self._folder.trials_uri}/{point.trial_id}", point.rung)
 
     def _snapshot(self, ledger: Ledger) -> Snapshot:
         trials, frontier = ledger.trials_and_frontier()

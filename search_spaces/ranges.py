@@ -16,12 +16,13 @@ from math import isfinite
 from typing import Any
 
 from search_spaces.space import Trial
+from trainables.errors import UserError
 
 Ranges = Mapping[str, Any]
 """Parameter name to its range as the config has it: a scalar, a list, or low and high."""
 
 
-class InvalidRangeError(ValueError):
+class InvalidRangeError(UserError):
     """A range makes no sense for its parameter; the message names value, rule and mend."""
 
 

@@ -9,6 +9,8 @@ from math import inf
 from types import MappingProxyType
 from typing import Any
 
+from trainables.errors import UserError
+
 Setting = str | int | float | bool
 
 
@@ -36,7 +38,7 @@ class Schedule(StrEnum):
     """It stays at its peak, then falls to zero over the last fifth of the steps."""
 
 
-class InvalidRecipeError(ValueError):
+class InvalidRecipeError(UserError):
     """A recipe's value breaks its rule; the message names the value, the rule and the mend."""
 
 

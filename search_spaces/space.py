@@ -11,6 +11,7 @@ import search_spaces
 from search_spaces import methods
 from search_spaces.problem import Problem
 from search_spaces.recipe import Recipe
+from trainables.errors import UserError
 
 
 class Trial(Protocol):
@@ -34,7 +35,7 @@ Space = Callable[[Trial, Problem], Recipe]
 """A search space: asks the trial for values and returns the recipe they make."""
 
 
-class InvalidSpaceError(ValueError):
+class InvalidSpaceError(UserError):
     """A search space cannot be found, raises, or returns something else than a recipe."""
 
 

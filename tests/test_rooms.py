@@ -1,6 +1,6 @@
 """The rooms of the house and the arrows between them, read from every file's imports.
 
-`orchestrator` imports the other three; those import none of each other but two plain records. Heavy
+`orchestrator` imports the other three; those import none of each other but three plain files. Heavy
 libraries stay in their rooms, so that what needs no torch loads none.
 """
 
@@ -16,7 +16,7 @@ import pytest
 from tests.checkout import ROOT
 
 ROOMS = ("analysis", "orchestrator", "search_spaces", "trainables")
-SHARED_RECORDS = ("search_spaces.recipe", "trainables.measurement")
+SHARED_RECORDS = ("search_spaces.recipe", "trainables.measurement", "trainables.errors")
 """What every room may import."""
 NEVER = {
     "analysis": {"torch", "torchvision", "timm", "torch_pruning", "ray", "mlflow"},
@@ -136,6 +136,7 @@ def test_every_file_begins_by_saying_what_it_is() -> None:
     [
         ("search_spaces.recipe", {"torch", "ray", "mlflow", "optuna", "numpy", "pyarrow"}),
         ("trainables.measurement", {"torch", "ray", "mlflow", "optuna", "numpy", "pyarrow"}),
+        ("trainables.errors", {"torch", "ray", "mlflow", "optuna", "numpy", "pyarrow"}),
         ("search_spaces.methods.filter_pruning", {"torch", "ray", "mlflow", "timm"}),
         ("search_spaces.draws", {"torch", "ray", "mlflow", "timm"}),
         ("analysis.report", {"torch", "ray", "mlflow", "timm"}),
@@ -170,6 +171,7 @@ FAULTS = {
 }
 FINE = {
     "search_spaces/records.py": "from trainables.measurement import Measurement",
+    "search_spaces/errors.py": "from trainables.errors import UserError",
     "analysis/records.py": "from search_spaces.recipe import Recipe\nimport search_spaces.recipe",
     "trainables/trial.py": "from ray import tune",
     "trainables/pruning/near.py": "from .engine import find\nfrom ..errors import InputError",

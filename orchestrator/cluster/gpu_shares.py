@@ -14,7 +14,7 @@ import torch
 from ray.exceptions import RayTaskError
 
 from orchestrator.config import ResourcesConfig
-from orchestrator.doctor import Examination
+from orchestrator.inputs import SweepInputs
 from search_spaces.recipe import Recipe
 from trainables.backbones.source import BackboneSource
 from trainables.costs.memory import TrialMemory, gpu_share
@@ -31,7 +31,7 @@ class ProbedGpu:
     device_bytes: int
 
 
-def gpu_shares(resources: ResourcesConfig, examination: Examination) -> Callable[[Recipe], float]:
+def gpu_shares(resources: ResourcesConfig, inputs: SweepInputs) -> Callable[[Recipe], float]:
     """Tells what a trial takes of a GPU: the config's number, or with `auto` its recipe's share.
 
     With `auto` it waits for a GPU of the cluster to be probed.
@@ -39,8 +39,8 @@ def gpu_shares(resources: ResourcesConfig, examination: Examination) -> Callable
     gpus = resources.gpus
     if gpus != "auto":
         return lambda _: gpus
-    source, classes = examination.backbone.source, len(examination.summary.class_names)
-    recipe = dense(examination.recipe(0), resolution=examination.problem.native_resolution)
+    source, classes = inputs.backbone.source, len(inputs.summary.class_names)
+    recipe = dense(inputs.recipe(0), resolution=inputs.problem.native_resolution)
     remote = ray.remote(_probe).options(num_cpus=resources.cpus, num_gpus=1)
     try:
         probed = ray.get(remote.remote(recipe.to_dict(), asdict(source), classes))

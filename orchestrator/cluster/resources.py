@@ -11,7 +11,7 @@ import ray
 from ray.exceptions import AuthenticationError
 
 from orchestrator.config import ResourcesConfig
-from trainables.errors import InputError
+from trainables.errors import InputError, first_line
 
 _OBJECT_STORE_BYTES = 128 << 20
 """For local Ray: a sweep sends recipes and reports, images travel by memory map."""
@@ -47,10 +47,9 @@ def connect(address: str | None) -> bool:
                 f"The Ray cluster at {address!r} wants a token and got none or another; set "
                 "RAY_AUTH_MODE=token and put the cluster's token where Ray looks for it."
             ) from error
-        reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
         raise InputError(
-            f"No Ray cluster can be reached at {address!r} ({reason}); start one with `ray up` or "
-            "`ray start --head`, or leave the address out to run on this machine."
+            f"No Ray cluster can be reached at {address!r} ({first_line(error)}); start one with "
+            "`ray up` or `ray start --head`, or leave ray.address out to run on this machine."
         ) from error
     return True
 

@@ -307,7 +307,9 @@ class Ledger:
         self._trials[trial.trial_id] = replace(trial, measurements=curve)
         self._frontier = Frontier(
             tuple(
-                replace(point, test_error=event["test_error"])
+                replace(
+                    point, measurement=replace(point.measurement, test_error=event["test_error"])
+                )
                 if (point.trial_id, point.rung) == (event["trial_id"], event["rung"])
                 else point
                 for point in self._frontier.points
@@ -331,12 +333,6 @@ def _point(trial: TrialRecord, measurement: Measurement) -> FrontierPoint:
     return FrontierPoint(
         trial_id=trial.trial_id,
         number=trial.number,
-        rung=measurement.rung,
-        train_flops=measurement.train_flops,
-        val_error=measurement.val_error,
-        test_error=measurement.test_error,
-        inference_flops=measurement.inference_flops,
-        params=measurement.params,
-        updated_params=measurement.updated_params,
+        measurement=measurement,
         recipe=trial.recipe.flat(),
     )

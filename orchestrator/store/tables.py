@@ -3,11 +3,10 @@
 import logging
 import threading
 import time
-from typing import Any
 
 from pyarrow import fs
 
-from analysis.table import write_measurements, write_trials
+from analysis.table import MeasurementRow, TrialRow, row_of, write_measurements, write_trials
 from orchestrator.store.ledger import Ledger
 
 _log = logging.getLogger(__name__)
@@ -51,8 +50,9 @@ class TableWriter:
             if revision == self._written:
                 return
             metadata = {"prunetune.sweep_id": self._ledger.sweep_id or ""}
-            write_measurements(self._measurements(), self._storage, metadata=metadata)
-            write_trials(self._trials(), self._storage, metadata=metadata)
+            measurements = map(row_of, self._measurements())
+            write_measurements(measurements, self._storage, metadata=metadata)
+            write_trials(map(row_of, self._trials()), self._storage, metadata=metadata)
             self._written = revision
 
     def _work(self) -> None:
@@ -67,43 +67,39 @@ class TableWriter:
                 continue
             pause = max(MIN_PERIOD_SECONDS, (time.perf_counter() - started) / MAX_SHARE)
 
-    def _measurements(self) -> list[dict[str, Any]]:
+    def _measurements(self) -> list[MeasurementRow]:
         return [
-            {
-                "sweep_id": self._ledger.sweep_id,
-                "trial_id": trial.trial_id,
-                "number": trial.number,
-                "attempt": reading.attempt,
-                **measurement.to_dict(),
-                "sweep_flops": reading.sweep_flops,
-                "measured_at": reading.measured_at,
-                "trial_state": trial.state.value,
-                "recipe_id": trial.recipe.recipe_id,
-                "seed": trial.seed,
-                "method": trial.recipe.method,
-                **_recipe_columns(trial.recipe.flat()),
-            }
+            MeasurementRow(
+                sweep_id=self._ledger.sweep_id or "",
+                trial_id=trial.trial_id,
+                number=trial.number,
+                attempt=reading.attempt,
+                measurement=measurement,
+                sweep_flops=reading.sweep_flops,
+                measured_at=reading.measured_at,
+                trial_state=trial.state.value,
+                recipe_id=trial.recipe.recipe_id,
+                seed=trial.seed,
+                method=trial.recipe.method,
+                recipe=trial.recipe.flat(),
+            )
             for trial, measurement, reading in self._ledger.readings()
         ]
 
-    def _trials(self) -> list[dict[str, Any]]:
+    def _trials(self) -> list[TrialRow]:
         return [
-            {
-                "trial_id": trial.trial_id,
-                "number": trial.number,
-                "state": trial.state.value,
-                "reason": trial.reason,
-                "attempt": trial.attempt,
-                "executed_flops": trial.executed_flops,
-                "seed": trial.seed,
-                "suggested_at": trial.suggested_at,
-                "finished_at": trial.finished_at,
-                "recipe_id": trial.recipe.recipe_id,
-                **_recipe_columns(trial.recipe.flat()),
-            }
+            TrialRow(
+                trial_id=trial.trial_id,
+                number=trial.number,
+                state=trial.state.value,
+                reason=trial.reason,
+                attempt=trial.attempt,
+                executed_flops=trial.executed_flops,
+                seed=trial.seed,
+                suggested_at=trial.suggested_at,
+                finished_at=trial.finished_at,
+                recipe_id=trial.recipe.recipe_id,
+                recipe=trial.recipe.flat(),
+            )
             for trial in self._ledger.trials()
         ]
-
-
-def _recipe_columns(recipe: dict[str, Any]) -> dict[str, Any]:
-    return {f"recipe.{name}": value for name, value in recipe.items()}

@@ -29,8 +29,10 @@ _TRIAL = _Column(heading="trial\n@ rung", cell=lambda p: f"{p.number} @ {p.rung}
 _TRAINING = _Column(heading="train\nFLOPs", cell=lambda p: units.count(p.train_flops))
 _VALIDATION = _Column(heading="val\nerror", cell=lambda p: units.percent(p.val_error))
 _TEST = _Column(heading="test\nerror", cell=lambda p: _known_percent(p.test_error))
-_INFERENCE = _Column(heading="inference\nFLOPs", cell=lambda p: units.count(p.inference_flops))
-_PARAMETERS = _Column(heading="para-\nmeters", cell=lambda p: units.count(p.params))
+_INFERENCE = _Column(
+    heading="inference\nFLOPs", cell=lambda p: units.count(p.measurement.inference_flops)
+)
+_PARAMETERS = _Column(heading="para-\nmeters", cell=lambda p: units.count(p.measurement.params))
 
 
 class FrontierTable:

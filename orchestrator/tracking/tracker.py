@@ -23,11 +23,13 @@ from mlflow.entities import LifecycleStage
 from mlflow.exceptions import MlflowException
 
 from analysis.frontier import FrontierPoint
+from orchestrator.config import TrackingConfig
+from orchestrator.store.folder import SweepFolder
 from orchestrator.tracking.mirror import Mirror, PointKey
 from orchestrator.tracking.views import Snapshot
-from trainables.errors import InputError
+from trainables.errors import InputError, first_line
 
-__all__ = ["Snapshot", "Tracker"]
+__all__ = ["Snapshot", "Tracker", "tracker_for"]
 
 _log = logging.getLogger(__name__)
 
@@ -85,9 +87,8 @@ class Tracker:
             self._connect()
         except (MlflowException, OSError) as error:
             raise InputError(
-                f"MLflow at {self._uri} cannot be used: {_first_line(error)} "
-                "Start the server or correct the tracking URI; sqlite:///<path>/mlflow.db needs "
-                "no server."
+                f"MLflow at {self._uri} cannot be used ({first_line(error)}); start the server or "
+                "correct tracking.uri, or leave it out to keep MLflow in the sweep's folder."
             ) from error
 
     def discard(self) -> None:
@@ -206,7 +207,7 @@ class Tracker:
                     "MLflow at %s is not up to date (%s); the sweep goes on and the tracker "
                     "tries again until it catches up.",
                     self._uri,
-                    _first_line(error),
+                    first_line(error),
                 )
             return False
         return True
@@ -227,13 +228,19 @@ class Tracker:
             raise InputError(
                 f"The MLflow experiment {self._experiment!r} was deleted; restore it with "
                 f"`mlflow experiments restore -x {experiment.experiment_id}` or choose another "
-                "name."
+                "tracking.experiment."
             )
         return client, experiment.experiment_id
 
 
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), type(error).__name__)
+def tracker_for(config: TrackingConfig, folder: SweepFolder) -> Tracker:
+    """Returns the sweep's tracker: on the config's server, else on SQLite in the sweep's folder."""
+    embedded = config.uri is None
+    return Tracker(
+        uri=config.uri or folder.tracking_uri,
+        experiment=config.experiment or "prunetune",
+        artifact_location=folder.artifacts.as_uri() if embedded else None,
+    )
 
 
 def _probe(uri: str) -> None:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from analysis.frontier import Frontier, FrontierPoint
+from analysis.table import recipe_columns
 from orchestrator.store.ledger import TrialRecord, TrialState
 from trainables.measurement import Measurement
 
@@ -190,16 +191,13 @@ def trial_view(
         tags=tags,
         params=_params({**trial.recipe.flat(), "seed": trial.seed}),
         metrics=tuple(
-            metric
-            for measurement in trial.measurements
-            for metric in _measured(trial, measurement, measurement.test_error)
+            metric for measurement in trial.measurements for metric in _measured(trial, measurement)
         ),
     )
 
 
 def model_view(point: FrontierPoint, trial: TrialRecord, *, sweep_id: str) -> ModelView:
     """A frontier point's logged model: what its trial measured at its rung."""
-    measurement = next(m for m in trial.measurements if m.rung == point.rung)
     return ModelView(
         # a model's name may not hold these characters
         name=re.sub(r"[/:.%\"']", "-", f"{point.trial_id}-rung-{point.rung}"),
@@ -210,7 +208,7 @@ def model_view(point: FrontierPoint, trial: TrialRecord, *, sweep_id: str) -> Mo
             "prunetune.recipe_id": trial.recipe.recipe_id,
         },
         params=_params({**point.recipe, "seed": trial.seed}),
-        metrics=tuple(_measured(trial, measurement, point.test_error)),
+        metrics=tuple(_measured(trial, point.measurement)),
     )
 
 
@@ -225,28 +223,27 @@ def frontier_table(frontier: Frontier) -> dict[str, Any]:
 
 
 def _row(point: FrontierPoint) -> dict[str, Any]:
+    measured = point.measurement
     row = {
         "trial_id": point.trial_id,
-        "rung": point.rung,
-        "train_flops": point.train_flops,
-        "val_error": point.val_error,
-        "test_error": point.test_error,
-        "inference_flops": point.inference_flops,
-        "params": point.params,
-        "updated_params": point.updated_params,
+        "rung": measured.rung,
+        "train_flops": measured.train_flops,
+        "val_error": measured.val_error,
+        "test_error": measured.test_error,
+        "inference_flops": measured.inference_flops,
+        "params": measured.params,
+        "updated_params": measured.updated_params,
     }
-    return row | {f"recipe.{name}": value for name, value in point.recipe.items()}
+    return row | recipe_columns(point.recipe)
 
 
-def _measured(
-    trial: TrialRecord, measurement: Measurement, test_error: float | None
-) -> Iterator[MetricValue]:
+def _measured(trial: TrialRecord, measurement: Measurement) -> Iterator[MetricValue]:
     """The measurement's known fields, at the step `rung`.
 
     The time is computed from the record, not read from a clock: MLflow takes a value logged twice
     at the same time for one, so that anything may be logged again after a crash.
     """
-    values = measurement.to_dict() | {"test_error": test_error}
+    values = measurement.to_dict()
     step = values.pop("rung")
     at = _milliseconds(trial.suggested_at + measurement.train_seconds)
     yield from _metrics(values, step=step, timestamp_ms=at)

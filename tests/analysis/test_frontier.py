@@ -1,6 +1,8 @@
 """The frontier against brute force, and its promises about order, ties and bad numbers."""
 
+import json
 import math
+from dataclasses import fields
 from functools import reduce
 from itertools import pairwise
 from random import Random
@@ -11,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis.frontier import Frontier, FrontierPoint, non_dominated
+from trainables.measurement import Measurement
 
 # Few distinct values, so that ties on one axis and on both are common.
 COMPUTE = st.sampled_from([1e9, 2e9, 5e9, 1e10, 1e11, 3e12]) | st.floats(1e6, 1e16)
@@ -24,17 +27,25 @@ def point(
     number: int = 0,
     rung: int = 0,
     test_error: float | None = None,
+    val_loss: float = 1.0,
 ) -> FrontierPoint:
     return FrontierPoint(
         trial_id=f"t{number}",
         number=number,
-        rung=rung,
-        train_flops=train_flops,
-        val_error=val_error,
-        test_error=test_error,
-        inference_flops=1e8,
-        params=1000,
-        updated_params=10,
+        measurement=Measurement(
+            rung=rung,
+            train_flops=train_flops,
+            executed_flops=1e9,
+            eval_flops=1e9,
+            inference_flops=1e8,
+            params=1000,
+            updated_params=10,
+            val_error=val_error,
+            val_loss=val_loss,
+            test_error=test_error,
+            train_seconds=1.0,
+            images_seen=100,
+        ),
         recipe={"method": "filter_pruning", "learning_rate": 0.1},
     )
 
@@ -188,6 +199,14 @@ def test_bad_error_is_refused_by_name(value: object) -> None:
         non_dominated([1e9, 1e9], np.array([0.5, value], dtype=object))
     with pytest.raises(ValueError, match="reference_error"):
         Frontier().hypervolume(reference_flops=1e9, reference_error=value)  # type: ignore[arg-type]
+
+
+def test_a_point_is_written_as_json_with_all_that_was_measured() -> None:
+    written = json.loads(json.dumps(point(1e10, 0.3, rung=2, val_loss=math.inf).to_dict()))
+    assert {f.name for f in fields(Measurement)} < written.keys()
+    assert (written["trial_id"], written["rung"], written["val_error"]) == ("t0", 2, 0.3)
+    assert written["recipe"] == {"method": "filter_pruning", "learning_rate": 0.1}
+    assert written["val_loss"] is None, "JSON has no infinity"
 
 
 def test_nan_queries_and_uneven_arrays_are_refused() -> None:

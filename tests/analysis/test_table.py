@@ -1,7 +1,7 @@
 """The tables keep what is written to them, on any filesystem, and refuse what they cannot keep."""
 
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,47 @@ def in_memory(_: Path) -> FileSystem:
     store.pseudo_dirs[:] = [""]
     return SubTreeFileSystem("/bucket/sweep", PyFileSystem(FSSpecHandler(store)))
 
+
+MEASURED = table.MeasurementRow(
+    sweep_id="pets",
+    trial_id="t0",
+    number=0,
+    attempt=1,
+    measurement=Measurement(
+        rung=2,
+        train_flops=3e9,
+        executed_flops=1e9,
+        eval_flops=1e8,
+        inference_flops=1e6,
+        params=1000,
+        updated_params=10,
+        val_error=0.25,
+        val_loss=0.7,
+        train_seconds=1.5,
+        images_seen=640,
+        peak_memory_bytes=4096,
+    ),
+    sweep_flops=5e9,
+    measured_at=1.7e9,
+    trial_state="running",
+    recipe_id="0123456789ab",
+    seed=7,
+    method="full",
+    recipe={"method": "full"},
+)
+REFUSED = table.TrialRow(
+    trial_id="t1",
+    number=1,
+    state="infeasible",
+    reason="no filter left",
+    attempt=0,
+    executed_flops=0.0,
+    seed=8,
+    suggested_at=1.7e9,
+    finished_at=None,
+    recipe_id="0123456789ab",
+    recipe={"method": "full"},
+)
 
 everywhere = pytest.mark.parametrize("filesystem", [local, in_memory])
 Place = Callable[[Path], FileSystem]
@@ -93,6 +134,30 @@ def test_every_field_of_a_measurement_is_a_column() -> None:
     optional = {f.name for f in fields(Measurement) if "None" in str(f.type)}
     assert {f.name for f in fields(Measurement)} <= set(table.MEASUREMENTS.names)
     assert {f.name for f in table.MEASUREMENTS if f.nullable} == optional
+
+
+def test_a_record_is_a_row_of_its_table() -> None:
+    assert set(table.row_of(MEASURED)) == {*table.MEASUREMENTS.names, "recipe.method"}
+    (read,) = table.rows(table.measurement_table([table.row_of(MEASURED)]))
+    assert read == table.row_of(MEASURED)
+    (read,) = table.rows(table.trial_table([table.row_of(REFUSED)]))
+    assert read == table.row_of(REFUSED)
+    assert set(read) == {*table.TRIALS.names, "recipe.method"}
+
+
+def test_a_table_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    """Columns for what was not measured then are missing; others came first or last."""
+    known = [f.name for f in fields(Measurement) if f.default is MISSING]
+    new = set(table.MEASUREMENTS.names) - {"trial_id", "number", "method", *known}
+    written = table.measurement_table(sweep(20)[0])
+    old = written.drop_columns(list(new)).append_column("mood", [["good"] * len(written)])
+    table.write_table(old, local(tmp_path), table.MEASUREMENTS_PATH)
+    read = table.read_measurements(tmp_path)
+    points, expected = table.frontier_of(read).points, table.frontier_of(written).points
+    assert [(p.trial_id, p.rung, p.val_error, p.recipe) for p in points] == [
+        (p.trial_id, p.rung, p.val_error, p.recipe) for p in expected
+    ]
+    assert {p.measurement.nonzero_params for p in points} == {None}
 
 
 def test_settings_are_typed_after_their_values() -> None:

@@ -98,5 +98,6 @@ def test_what_is_exported_is_the_whole_model_and_was_tested_as_such(
     with torch.no_grad():
         wrong = model.module(model.inputs(test.images)).argmax(1) != test.labels
     assert best.test_error == pytest.approx(wrong.float().mean().item())
-    assert best.params == sum(parameter.numel() for parameter in model.module.parameters())
-    assert best.updated_params == 10 * 97, "of 96 features, with a bias"
+    measured = best.measurement
+    assert measured.params == sum(parameter.numel() for parameter in model.module.parameters())
+    assert measured.updated_params == 10 * 97, "of 96 features, with a bias"

@@ -90,5 +90,5 @@ def test_the_frontiers_models_are_plain(swept: Swept, tmp_path: Path) -> None:
         folder = tmp_path / str(index)
         export_point(str(swept.folder), folder, choose=lambda found, at=index: found.points[at])
         module = load_exported(folder).module
-        assert sum(p.numel() for p in module.parameters()) == point.params
+        assert sum(p.numel() for p in module.parameters()) == point.measurement.params
         assert not any("parametrizations" in name for name in module.state_dict())

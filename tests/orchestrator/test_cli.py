@@ -151,8 +151,10 @@ def test_a_config_that_is_not_there(refused: Callable[..., str], tmp_path: Path)
         ("backbone.model=test_resnt", ("backbone.model='test_resnt'",)),
         ("backbone.model=no_such_module:net", ("no_such_module:net", "module:factory")),
         ("backbone.weights=/no/such.safetensors", ("/no/such.safetensors", "is no file")),
-        ("task.source=/no/such/folder", ("/no/such/folder", "does not exist")),
-        ("task.classes=[cat, dog]", ("'cat'", "0, 1, 2")),
+        ("task.source=/no/such/folder", ("task.source='/no/such/folder' does not exist",)),
+        ("task.classes=[cat, dog]", ("task.classes names 'cat'", "0, 1, 2")),
+        ("source_task={source: /no/such}", ("source_task.source='/no/such' does not exist",)),
+        ("task.max_train_images=5", ("task.max_train_images=5 must be", "fewer in task.classes")),
         ("rungs.max_flops=1e8", ("max_flops=1e+08 below min_flops",)),
         ("tracking.uri=http://127.0.0.1:9", ("http://127.0.0.1:9", "Connection refused")),
         ("ray.address=127.0.0.1:9", ("'127.0.0.1:9'", "Connection refused")),
@@ -230,6 +232,31 @@ def test_images_with_several_labels(refused: Callable[..., str], tmp_path: Path)
     path.parent.mkdir()
     pq.write_table(pa.table({"image": images, "label": [[0, 1]] * 8}), path)
     assert "label" in refused(f"task.source={path.parent}")
+
+
+def test_a_table_with_a_fine_and_a_coarse_label(
+    refused: Callable[..., str], prunetune: Prunetune, config: Path, tmp_path: Path
+) -> None:
+    rows = range(60)
+    images = [{"bytes": png(row), "path": None} for row in rows]
+    fine, coarse = [row % 6 for row in rows], [row % 2 for row in rows]
+    path = tmp_path / "plants" / "train.parquet"
+    path.parent.mkdir()
+    pq.write_table(pa.table({"photo": images, "fine": fine, "coarse": coarse}), path)
+    sentence = refused(f"task.source={path.parent}", "task.max_train_images=null")
+    assert "2 columns that may be the label" in sentence
+    assert "set task.label_column to one of its columns: photo, fine, coarse." in sentence
+    for column, classes in (("fine", 6), ("coarse", 2)):
+        ended = prunetune(
+            *("doctor", str(config), f"task.source={path.parent}", "task.max_train_images=null"),
+            f"task.label_column={column}",
+        )
+        assert ended.status == 0
+        assert f"{classes} classes" in ended.out
+    assert "set task.label_column" in refused(
+        f"task.source={path.parent}", "task.label_column=photo"
+    )
+    assert "set source_task.label_column" in refused(f"source_task={{source: {path.parent}}}")
 
 
 def test_a_folder_that_another_driver_holds(refused: Callable[..., str], tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Every bad config gets one sentence that names the key, the value and the rule."""
 
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import yaml
 
 from orchestrator.config import PretrainConfig, SweepConfig, read_config, to_yaml, validate
 from trainables.errors import InputError
+from trainables.images.tasks import TaskSource
 
 GOOD: dict[str, Any] = {
     "name": "flowers",
@@ -58,8 +60,17 @@ def test_a_small_config_is_enough(config: Path) -> None:
         ("name=[a]", ("name=['a']", "valid string")),
         ("task.resolution=4", ("task.resolution=4", "greater than or equal to 8")),
         ("task.resolution=32.5", ("task.resolution=32.5", "valid integer")),
-        ("task.max_train_images=0", ("task.max_train_images=0", "greater than 0")),
+        ("task.max_train_images=0", ("task.max_train_images=0", "must be at least 2 images")),
         ("task=digits", ("task='digits'", "should be a section")),
+        ("task.label_colum=x", ("the key task.label_colum is not", "did you mean label_column?")),
+        ("task.classes=[a]", ("task.classes=('a',) must name at least two classes",)),
+        ("task.label_column=3", ("task.label_column=3", "valid string")),
+        ("source_task={source: ' '}", ("source_task.source=' ' must say where",)),
+        ("source_task={source: a, classes: [b]}", ("source_task.classes=('b',) must name",)),
+        ("source_task={source: a, sorce: b}", ("source_task.sorce is not", "mean source?")),
+        ("source_task={mirror: false}", ("source_task.source is missing",)),
+        ("backbone.wieghts=hub", ("the key backbone.wieghts is not", "did you mean weights?")),
+        ("backbone.std=[.inf, 1, 1]", ("backbone.std.0=inf", "finite")),
         ("space.ranges=[1]", ("space.ranges=[1]", "should be a section")),
         ("backbone.mean=[0.5]", ("backbone.mean", "")),
         ("backbone.std=[0.1, 0.1, 0]", ("backbone.std.2=0", "greater than 0")),
@@ -199,6 +210,35 @@ def test_what_is_written_reads_back_equal(config: Path, tmp_path: Path) -> None:
     )
     (tmp_path / "again.yaml").write_text(to_yaml(first))
     assert read(tmp_path / "again.yaml") == first
+
+
+def test_a_config_from_before_a_key_was_there_reads_as_one_that_leaves_it_out(
+    config: Path, tmp_path: Path
+) -> None:
+    values = yaml.safe_load(to_yaml(read(config)))
+    for key in ("subset", "revision", "image_column", "label_column"):
+        assert values["task"].pop(key) is None
+    (tmp_path / "before.yaml").write_text(yaml.safe_dump(values))
+    assert read(tmp_path / "before.yaml") == read(config)
+
+
+def test_a_task_is_told_apart_by_all_that_the_config_says_of_it(config: Path) -> None:
+    keys = {
+        "subset": "plants",
+        "revision": "0123abc",
+        "image_column": "photo",
+        "label_column": "fine_label",
+        "classes": ["oak", "elm"],
+        "max_train_images": 50,
+        "max_validation_images": 20,
+        "split_seed": 3,
+    }
+    assert {f.name for f in fields(TaskSource)} == {"source", *keys}
+    task = read(config, *(f"task.{key}={value}" for key, value in keys.items())).task
+    source = task.to_source()
+    assert source == TaskSource(**{"source": "digits", **keys, "classes": ("oak", "elm")})
+    assert source.set_values() == {"source": "digits", **keys}
+    assert read(config).task.to_source().set_values() == {"source": "digits"}
 
 
 def test_a_path_that_exists_means_the_same_everywhere(

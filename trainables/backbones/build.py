@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from trainables.backbones.hub import hub_weights
 from trainables.backbones.layers import classifier, classifier_name
 from trainables.backbones.source import BackboneSource
-from trainables.errors import InputError
+from trainables.errors import InputError, first_line
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -193,6 +193,5 @@ def _outputs(head: nn.Module) -> int | None:
 
 
 def _reason(error: Exception) -> str:
-    """The error's kind and the first line of its message, without a full stop."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0].rstrip('.')}" if lines else type(error).__name__
+    """The error's kind and the first line of its message."""
+    return f"{type(error).__name__}: {first_line(error)}"

@@ -4,20 +4,26 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from pydantic import ConfigDict, PositiveFloat
+
+from trainables.local_path import LocalPath
+
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneSource:
-    """What the config says of a backbone; plain values, travels to the nodes."""
+    """The pretrained network, as the config's `backbone` section names it; travels to the nodes."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     model: str
     """A timm model name, or `module:factory` for a callable taking `num_classes` and `args`."""
-    weights: str | None = None
+    weights: LocalPath | None = None
     """`hub` for timm's hub, a path to a safetensors or state-dict file, None for random ones."""
     args: Mapping[str, Any] = field(default_factory=dict)
     """Further keyword arguments of the model's constructor."""
     mean: tuple[float, float, float] | None = None
     """Channel means that inputs are normalised by, 0-1; None: the model's own, else ImageNet's."""
-    std: tuple[float, float, float] | None = None
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
     """Channel deviations, likewise."""
 
     def __post_init__(self) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from trainables.errors import InputError
+from trainables.errors import InputError, first_line
 from trainables.images.catalog import RawImage
 
 _SIXTEEN_BIT_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
@@ -46,7 +46,7 @@ def short_side(raw: RawImage) -> int:
 
 def _unreadable(raw: RawImage, error: Exception) -> InputError:
     # Pillow puts the address of its buffer into the message, which tells a reader nothing.
-    reason = str(error).split(" <_io.BytesIO")[0] or type(error).__name__
+    reason = first_line(error).split(" <_io.BytesIO")[0]
     return InputError(
         f"The image at {raw.where} cannot be decoded ({reason}); "
         "every image must be readable, so replace it or remove it."

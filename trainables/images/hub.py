@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from trainables.errors import InputError
+from trainables.errors import InputError, Key, first_line
 from trainables.images.catalog import Catalog, part_named
 from trainables.images.schema import ColumnNames
 from trainables.images.tables import read_tables
@@ -69,11 +69,11 @@ def load_hub(
     try:
         splits = datasets.load_dataset(name, subset, revision=revision)
     except Exception as error:  # the client lets its HTTP library's own errors through
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
         raise InputError(
-            f"source={name!r} is no folder here, and the Hugging Face dataset of that name could "
-            f"not be reached ({reason}); give a local folder of Parquet files or class folders, "
-            "or connect this machine to the network."
+            Key("source"),
+            f"={name!r} is no folder here, and the Hugging Face dataset of that name could not be "
+            f"reached ({first_line(error)}); give a local folder of Parquet files or class "
+            "folders, or connect this machine to the network.",
         ) from error
     return pick_splits(splits, columns)
 
@@ -87,7 +87,9 @@ def pick_splits(splits: Mapping[str, Any], columns: ColumnNames) -> HubDataset:
     if not chosen:
         raise InputError(
             f"The dataset's splits are {', '.join(splits)}, but images to train on must be named "
-            "'train'; choose another dataset or `subset`."
+            "'train'; choose another dataset or ",
+            Key("subset"),
+            ".",
         )
     return HubDataset(
         splits={part: splits[name] for part, name in chosen.items()},

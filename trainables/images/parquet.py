@@ -13,7 +13,7 @@ import pyarrow.fs
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from trainables.errors import InputError
+from trainables.errors import InputError, first_line
 from trainables.images.catalog import Catalog, part_named
 from trainables.images.schema import ColumnNames
 from trainables.images.tables import read_tables
@@ -104,7 +104,7 @@ class ParquetShard:
 
     def _damaged(self, error: Exception) -> InputError:
         return InputError(
-            f"{self.where} cannot be read as Parquet ({_first_line(error)}); "
+            f"{self.where} cannot be read as Parquet ({first_line(error)}); "
             "fetch or write it again."
         )
 
@@ -150,7 +150,3 @@ def _part_of(path: PurePosixPath) -> str | None:
     """By the file's first word, or else by its folder's name."""
     word = path.stem.replace("_", "-").replace(".", "-").split("-")[0]
     return part_named(word) or part_named(path.parent.name)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

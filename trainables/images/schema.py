@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from trainables.errors import InputError
+from trainables.errors import InputError, Key
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,12 +95,12 @@ def _features(shard: Shard) -> dict[str, dict[str, Any]]:
 
 def _choose(shard: Shard, named: str | None, candidates: Sequence[str], *, usual: str) -> str:
     """The column that the config names, or else the only one that can be meant."""
-    option = f"{usual}_column"
+    key = Key(f"{usual}_column")
     columns = ", ".join(shard.schema.names)
     if named is not None:
         if named not in shard.schema.names:
             raise InputError(
-                f"{option}={named!r} is not a column of {shard.where}; its columns are {columns}."
+                key, f"={named!r} is not a column of {shard.where}; its columns are {columns}."
             )
         return named
     if len(candidates) == 1:
@@ -109,7 +109,9 @@ def _choose(shard: Shard, named: str | None, candidates: Sequence[str], *, usual
         return usual
     raise InputError(
         f"{shard.where} has {len(candidates) or 'no'} columns that may be the {usual}, and one "
-        f"must be; set `{option}` to one of its columns: {columns}."
+        "must be; set ",
+        key,
+        f" to one of its columns: {columns}.",
     )
 
 
@@ -127,7 +129,9 @@ def _check_image(shard: Shard, image: str) -> None:
     if not _holds_images(kind):
         raise InputError(
             f"Column {image!r} of {shard.where} holds {kind}, but images must be "
-            "struct<bytes, path> or bytes of an image file; set `image_column` to such a column."
+            "struct<bytes, path> or bytes of an image file; set ",
+            Key("image_column"),
+            " to such a column.",
         )
 
 
@@ -136,12 +140,16 @@ def _checked_label_type(shard: Shard, label: str) -> pa.DataType:
     if _is_list(kind):
         raise InputError(
             f"Column {label!r} of {shard.where} holds lists ({kind}), which means several labels "
-            "an image, but a task has exactly one; set `label_column` to a single-label column."
+            "an image, but a task has exactly one; set ",
+            Key("label_column"),
+            " to a single-label column.",
         )
     if (label_type := _label_type(kind)) is None:
         raise InputError(
             f"Column {label!r} of {shard.where} holds {kind}, but labels must be whole numbers "
-            "or text; set `label_column` to such a column."
+            "or text; set ",
+            Key("label_column"),
+            " to such a column.",
         )
     return label_type
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from trainables.errors import InputError
+from trainables.errors import InputError, Key
 from trainables.images.catalog import DEVTEST, TEST, TRAIN, VALIDATION
 
 Indices = NDArray[np.intp]
@@ -69,7 +69,8 @@ def plan_splits(
         if limit is not None:
             whole = splits[name]
             labels = parts[whole.part][whole.indices]
-            chosen = stratified_sample(labels, limit=limit, seed=seed, what=f"max_{name}_images")
+            key = Key(f"max_{name}_images")
+            chosen = stratified_sample(labels, limit=limit, seed=seed, key=key)
             splits[name] = SplitRows(part=whole.part, indices=whole.indices[chosen])
     return {name: splits[name] for name in (TRAIN, VALIDATION, DEVTEST, TEST) if name in splits}
 
@@ -90,18 +91,21 @@ def stratified_cut(
     return dict(zip(shares, taken, strict=True))
 
 
-def stratified_sample(labels: Labels, *, limit: int, seed: int, what: str) -> Indices:
+def stratified_sample(labels: Labels, *, limit: int, seed: int, key: Key) -> Indices:
     """Ascending positions of `limit` of the `labels`, or of all if they are no more.
 
-    One image of every class is chosen first, the rest in proportion. A `limit` under the number
-    of classes raises `InputError`, which calls the limit `what`.
+    One image of every class is chosen first, the rest in proportion. Raises `InputError` when
+    `limit`, which the user sets as `key`, is below the number of classes.
     """
     counts = np.bincount(labels)
     classes = np.count_nonzero(counts)
     if limit < classes:
         raise InputError(
-            f"{what}={limit} must be at least the number of classes, {classes}, "
-            "so that every class is there; raise it, or keep fewer `classes`."
+            key,
+            f"={limit} must be at least the number of classes, {classes}, so that every class is "
+            "there; raise it, or name fewer in ",
+            Key("classes"),
+            ".",
         )
     if limit >= len(labels):
         return np.arange(len(labels))
@@ -182,6 +186,8 @@ def _check_classes(
             count = counts[few[0]]
             raise InputError(
                 f"Class {class_names[few[0]]!r} has {count} image{'s' * int(count != 1)} in "
-                f"{part}, but {why} at least {needed} of every class; add images of it, or leave "
-                "it out with `classes`."
+                f"{part}, but {why} at least {needed} of every class; add images of it, or name "
+                "only the others in ",
+                Key("classes"),
+                ".",
             )

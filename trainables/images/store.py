@@ -21,7 +21,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from trainables.errors import InputError
+from trainables.errors import InputError, Key
 from trainables.images.catalog import Catalog, Origin, Part, RawImage
 from trainables.images.decode import decode_square
 from trainables.images.memory_map import map_private
@@ -69,7 +69,7 @@ def open_store(source: TaskSource, *, resolution: int, cache_dir: Path) -> Image
     not at all. Raises `InputError` for bad sources, corrupt images and a full disk.
     """
     if resolution < 1:
-        raise InputError(f"resolution={resolution} must be at least 1 pixel.")
+        raise InputError(Key("resolution"), f"={resolution} must be at least 1 pixel.")
     origin = find_origin(source)
     name = _fingerprint(source, origin, resolution)
     folder = cache_dir / name
@@ -81,7 +81,7 @@ def open_store(source: TaskSource, *, resolution: int, cache_dir: Path) -> Image
                     _write_store(folder, source, origin, resolution=resolution)
         except OSError as error:
             if error.errno in _NO_ROOM:
-                raise InputError(_no_room(cache_dir, "more space than is left")) from error
+                raise _no_room(cache_dir, "more space than is left") from error
             raise InputError(
                 f"The image cache {cache_dir} cannot be written ({error.strerror}), but decoded "
                 "images are kept there; choose a folder with the rights to write."
@@ -90,7 +90,7 @@ def open_store(source: TaskSource, *, resolution: int, cache_dir: Path) -> Image
 
 
 def _fingerprint(source: TaskSource, origin: Origin, resolution: int) -> str:
-    content = json.dumps([_FORMAT, source.to_dict(), resolution, origin.identity()])
+    content = json.dumps([_FORMAT, source.set_values(), resolution, origin.identity()])
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 
@@ -122,7 +122,7 @@ def _write_store(folder: Path, source: TaskSource, origin: Origin, *, resolution
     catalog, plan = read_plan(source, origin)
     needed_bytes = sum(len(rows.indices) for rows in plan.values()) * 3 * resolution**2
     if needed_bytes > shutil.disk_usage(folder.parent).free:
-        raise InputError(_no_room(folder.parent, f"{needed_bytes / 1e9:.1f} GB"))
+        raise _no_room(folder.parent, f"{needed_bytes / 1e9:.1f} GB")
 
     for stale in folder.parent.glob(f".{folder.name}-*"):  # a killed writer's; we hold the lock
         shutil.rmtree(stale, ignore_errors=True)
@@ -203,8 +203,12 @@ def _decode_chunk(raw_images: list[RawImage], *, resolution: int) -> list[bytes]
     return [decode_square(raw, resolution=resolution).tobytes() for raw in raw_images]
 
 
-def _no_room(cache_dir: Path, needed: str) -> str:
-    return (
-        f"The decoded images need {needed} in {cache_dir}; free some space there, choose "
-        "another folder, or lower the resolution or `max_train_images`."
+def _no_room(cache_dir: Path, needed: str) -> InputError:
+    return InputError(
+        f"The decoded images need {needed} in {cache_dir}; free some space there, choose another "
+        "folder, or lower ",
+        Key("resolution"),
+        " or ",
+        Key("max_train_images"),
+        ".",
     )

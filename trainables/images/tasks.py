@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.fs
+from pydantic import ConfigDict
 
-from trainables.errors import InputError
+from trainables.errors import InputError, Key, first_line
 from trainables.images.catalog import TEST, TRAIN, VALIDATION, Catalog, Origin, Part
 from trainables.images.decode import short_side
 from trainables.images.digits import Digits
@@ -21,6 +22,7 @@ from trainables.images.hub import load_hub
 from trainables.images.parquet import find_parquet
 from trainables.images.schema import ColumnNames
 from trainables.images.splits import SplitRows, plan_splits
+from trainables.local_path import LocalPath
 
 DIGITS = "digits"
 _FORMS = (
@@ -33,9 +35,15 @@ _SAMPLED_SIDES = 64
 
 @dataclass(frozen=True, kw_only=True)
 class TaskSource:
-    """Where a task's images come from; plain values that travel to every node."""
+    """Where a task's images come from; plain values that travel to every node.
 
-    source: str
+    The config's `task` section is this record with what a sweep adds to it. The config checks
+    types; the record itself checks its values.
+    """
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    source: LocalPath
     """`digits`, a folder or URI of Parquet files, a folder of class folders (with or without
     train / validation / test above them), or the name of a Hugging Face dataset."""
     subset: str | None = None
@@ -52,8 +60,8 @@ class TaskSource:
     """Keep a stratified sample of so many training images; `None` keeps all."""
     max_validation_images: int | None = None
     """Keep a stratified sample of so many validation images; `None` keeps all."""
-    seed: int = 0
-    """Of the cuts and the samples."""
+    split_seed: int = 0
+    """Seed of the splits that are cut because the source lacks them, and of the samples."""
 
     def __post_init__(self) -> None:
         if self.classes is not None:
@@ -75,16 +83,24 @@ class TaskSource:
                 self.max_validation_images is None or self.max_validation_images >= 2,
                 "must be at least 2 images; leave it out to keep all",
             ),
-            ("seed", 0 <= self.seed < 2**64, "must lie in [0, 2**64)"),
+            ("split_seed", 0 <= self.split_seed < 2**64, "must lie in [0, 2**64)"),
         )
         for name, holds, rule in rules:
             if not holds:
-                raise InputError(f"{name}={getattr(self, name)!r} {rule}.")
+                raise InputError(Key(name), f"={getattr(self, name)!r} {rule}.")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
         values = asdict(self)
         return values | {"classes": None if self.classes is None else list(self.classes)}
+
+    def set_values(self) -> dict[str, Any]:
+        """Returns what is not at its default, as plain JSON types: all that tells tasks apart."""
+        return {
+            f.name: value
+            for f, value in zip(fields(self), self.to_dict().values(), strict=True)
+            if value != f.default
+        }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "TaskSource":
@@ -148,7 +164,7 @@ def read_plan(source: TaskSource, origin: Origin) -> tuple[Catalog, dict[str, Sp
     plan = plan_splits(
         {name: part.labels for name, part in catalog.parts.items()},
         catalog.class_names,
-        seed=source.seed,
+        seed=source.split_seed,
         max_train_images=source.max_train_images,
         max_validation_images=source.max_validation_images,
     )
@@ -168,16 +184,18 @@ def find_origin(source: TaskSource) -> Origin:
         if path.is_dir():
             return _origin_in_folder(path, columns)
     except (pa.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
         raise InputError(
-            f"source={text!r} cannot be listed ({reason}); give a folder, or a URI that pyarrow "
-            "can open (file://, s3://, gs://), with the rights to read it."
+            Key("source"),
+            f"={text!r} cannot be listed ({first_line(error)}); give a folder, or a URI that "
+            "pyarrow can open (file://, s3://, gs://), with the rights to read it.",
         ) from error
     if path.exists():
-        raise InputError(f"source={text!r} is a file, but must be a folder; give its folder.")
+        raise InputError(
+            Key("source"), f"={text!r} is a file, but must be a folder; give its folder."
+        )
     if _HUB_NAME.fullmatch(text):
         return load_hub(text, columns, subset=source.subset, revision=source.revision)
-    raise InputError(f"source={text!r} does not exist; give {_FORMS}.")
+    raise InputError(Key("source"), f"={text!r} does not exist; give {_FORMS}.")
 
 
 def _origin_in_folder(path: Path, columns: ColumnNames) -> Origin:
@@ -194,8 +212,9 @@ def _origin_at_uri(uri: str, columns: ColumnNames) -> Origin:
     if found := find_parquet(filesystem, folder, columns):
         return found
     raise InputError(
-        f"source={uri!r} holds no Parquet file, and class folders are only read from this "
-        "machine; write it as Parquet or copy it here."
+        Key("source"),
+        f"={uri!r} holds no Parquet file, and class folders are only read from this machine; "
+        "write it as Parquet or copy it here.",
     )
 
 
@@ -203,7 +222,9 @@ def _keep_classes(catalog: Catalog, classes: tuple[str, ...]) -> Catalog:
     for name in classes:
         if name not in catalog.class_names:
             known = ", ".join(catalog.class_names)
-            raise InputError(f"classes names {name!r}, but the task's classes are {known}.")
+            raise InputError(
+                Key("classes"), f" names {name!r}, but the task's classes are {known}."
+            )
     new_label = np.full(len(catalog.class_names), -1, dtype=np.int64)
     new_label[[catalog.class_names.index(name) for name in classes]] = np.arange(len(classes))
 

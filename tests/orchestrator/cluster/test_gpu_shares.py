@@ -13,7 +13,7 @@ from orchestrator.cluster.gpu_shares import gpu_shares, share
 from orchestrator.cluster.resources import concurrent_trials
 from orchestrator.cluster.tune_adapters import sized
 from orchestrator.config import ResourcesConfig, SweepConfig, validate
-from orchestrator.doctor import Examination
+from orchestrator.inputs import SweepInputs
 from search_spaces.recipe import Recipe
 from trainables.backbones.source import BackboneSource
 from trainables.costs.memory import PeakMemory, TrialMemory
@@ -33,14 +33,14 @@ CONFIG: dict[str, Any] = {
 
 
 @pytest.fixture
-def examination(tmp_path: Path) -> Examination:
+def inputs(tmp_path: Path) -> SweepInputs:
     storage = {"folder": str(tmp_path / "sweep"), "cache": str(tmp_path / "cache")}
-    return Examination(validate(SweepConfig, {**CONFIG, "storage": storage}, what="the test"))
+    return SweepInputs(validate(SweepConfig, {**CONFIG, "storage": storage}, what="the test"))
 
 
 @pytest.fixture
-def recipe(examination: Examination) -> Recipe:
-    return dense(examination.recipe(0), resolution=32)
+def recipe(inputs: SweepInputs) -> Recipe:
+    return dense(inputs.recipe(0), resolution=32)
 
 
 @pytest.fixture(scope="module")
@@ -109,16 +109,14 @@ def test_a_recipe_that_no_trial_can_run_takes_little() -> None:
     assert share(changed(recipe, resolution=8), known, device_bytes=80 * GIGABYTE) < 0.02
 
 
-def test_a_number_is_every_trials_share(examination: Examination, recipe: Recipe) -> None:
-    assert gpu_shares(ResourcesConfig(gpus=0.3), examination)(recipe) == 0.3
+def test_a_number_is_every_trials_share(inputs: SweepInputs, recipe: Recipe) -> None:
+    assert gpu_shares(ResourcesConfig(gpus=0.3), inputs)(recipe) == 0.3
 
 
 @pytest.mark.usefixtures("cluster")
-def test_auto_is_refused_where_ray_counts_gpus_that_are_not_there(
-    examination: Examination,
-) -> None:
+def test_auto_is_refused_where_ray_counts_gpus_that_are_not_there(inputs: SweepInputs) -> None:
     with pytest.raises(InputError, match=r"^The peak memory of a trial cannot be measured on cpu"):
-        gpu_shares(ResourcesConfig(gpus="auto"), examination)
+        gpu_shares(ResourcesConfig(gpus="auto"), inputs)
 
 
 @pytest.mark.usefixtures("cluster")

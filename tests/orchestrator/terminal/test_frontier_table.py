@@ -1,14 +1,17 @@
 """The frontier is legible on a terminal of any width."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from io import StringIO
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 from analysis.frontier import Frontier, FrontierPoint
 from orchestrator.terminal.frontier_table import FrontierTable, short_recipe
-from tests.orchestrator.fake_trials import recipe
+from search_spaces.recipe import Setting
+from tests.orchestrator.fake_trials import measurement, recipe
 
 LONGEST = {
     "method": "filter_pruning",
@@ -28,21 +31,15 @@ LONGEST = {
 }
 
 
-def point(number: int, **values: object) -> FrontierPoint:
+def point(
+    number: int, *, recipe: Mapping[str, Setting] = LONGEST, **measured: Any
+) -> FrontierPoint:
+    values = {"test_error": 0.111, "inference_flops": 123e6, "params": 11_700_000} | measured
     return FrontierPoint(
-        **{
-            "trial_id": f"t{number}",
-            "number": 100 + number,
-            "rung": 3,
-            "train_flops": 123e9 * (1 + number),
-            "val_error": 0.5 / (1 + number),
-            "test_error": 0.111,
-            "inference_flops": 123e6,
-            "params": 11_700_000,
-            "updated_params": 1000,
-            "recipe": LONGEST,
-        }
-        | values
+        trial_id=f"t{number}",
+        number=100 + number,
+        measurement=measurement(3, 0.5 / (1 + number), train_flops=123e9 * (1 + number), **values),
+        recipe=recipe,
     )
 
 
@@ -91,7 +88,7 @@ def test_where_room_is_short_the_recipe_goes_on_below_and_no_number_is_cut(width
 
 
 def test_eighty_columns_are_enough_for_a_running_sweeps_whole_recipe() -> None:
-    running = Frontier(tuple(replace(p, test_error=None) for p in FRONTIER.points))
+    running = Frontier(tuple(point(number, test_error=None) for number in range(3)))
     shown = lines(running, 80)
     assert "test" not in shown[1]
     usual = tuple(

@@ -100,7 +100,7 @@ def test_a_server_that_comes_late_misses_nothing(
 
 def test_a_server_that_is_away_is_noticed_at_once(store: Store) -> None:
     start = time.monotonic()
-    with pytest.raises(InputError, match="Start the server or correct the tracking URI"):
+    with pytest.raises(InputError, match="start the server or correct tracking.uri"):
         store.tracker(uri=f"http://127.0.0.1:{_free_port()}").check()
     assert time.monotonic() - start < 10  # MLflow alone tries for minutes
 
@@ -121,7 +121,7 @@ def test_a_deleted_experiment_is_named_with_the_mend(store: Store) -> None:
 
 
 def test_a_uri_that_mlflow_does_not_know_is_refused(store: Store) -> None:
-    with pytest.raises(InputError, match="correct the tracking URI"):
+    with pytest.raises(InputError, match="correct tracking.uri"):
         store.tracker(uri="gopher://example").check()
 
 

@@ -85,13 +85,7 @@ def frontier_of(trials: tuple[TrialRecord, ...]) -> Frontier:
         FrontierPoint(
             trial_id=t.trial_id,
             number=t.number,
-            rung=m.rung,
-            train_flops=m.train_flops,
-            val_error=m.val_error,
-            test_error=m.test_error,
-            inference_flops=m.inference_flops,
-            params=m.params,
-            updated_params=m.updated_params,
+            measurement=m,
             recipe=t.recipe.flat(),
         )
         for t in trials

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainables.errors import InputError
+from trainables.errors import InputError, Key
 from trainables.images.splits import (
     TRAIN_SHARES,
     plan_splits,
@@ -72,19 +72,19 @@ def test_row_order_tells_nothing_of_the_split():
 def test_a_sample_has_the_size_asked_for_and_every_class(counts, data):
     labels = labels_of(counts)
     limit = data.draw(st.integers(len(counts), sum(counts)))
-    chosen = stratified_sample(labels, limit=limit, seed=3, what="limit")
+    chosen = stratified_sample(labels, limit=limit, seed=3, key=Key("limit"))
     assert len(set(chosen.tolist())) == len(chosen) == limit
     assert np.bincount(labels[chosen], minlength=len(counts)).min() >= 1
 
 
 def test_a_sample_keeps_proportions():
     labels = labels_of([900, 90, 10])
-    chosen = stratified_sample(labels, limit=100, seed=0, what="limit")
+    chosen = stratified_sample(labels, limit=100, seed=0, key=Key("limit"))
     assert np.bincount(labels[chosen]).tolist() == pytest.approx([90, 9, 1], abs=2)
 
 
 def test_a_sample_no_smaller_than_the_whole_is_the_whole():
-    assert stratified_sample(labels_of([2, 2]), limit=9, seed=0, what="limit").tolist() == [
+    assert stratified_sample(labels_of([2, 2]), limit=9, seed=0, key=Key("limit")).tolist() == [
         0,
         1,
         2,
@@ -94,7 +94,7 @@ def test_a_sample_no_smaller_than_the_whole_is_the_whole():
 
 def test_a_sample_under_the_number_of_classes_is_refused():
     with pytest.raises(InputError, match=r"max_train_images=2 must be at least .* 3"):
-        stratified_sample(labels_of([5, 5, 5]), limit=2, seed=0, what="max_train_images")
+        stratified_sample(labels_of([5, 5, 5]), limit=2, seed=0, key=Key("max_train_images"))
 
 
 @pytest.mark.parametrize(

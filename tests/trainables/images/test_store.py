@@ -114,12 +114,13 @@ def test_a_store_for_whatever_it_depends_on(write_parquet, cache):
     folder = write_parquet(TEN_EACH)
     open_store(source(folder), resolution=6, cache_dir=cache)
     open_store(source(folder), resolution=7, cache_dir=cache)
-    open_store(source(folder, seed=1), resolution=6, cache_dir=cache)
+    open_store(source(folder, split_seed=1), resolution=6, cache_dir=cache)
     open_store(source(folder, classes=("dog", "cat")), resolution=6, cache_dir=cache)
+    open_store(source(folder, label_column="label"), resolution=6, cache_dir=cache)
     os.utime(folder / "train.parquet", ns=(1, 1))
     open_store(source(folder), resolution=6, cache_dir=cache)
     open_store(source(folder), resolution=6, cache_dir=cache)
-    assert len(stores_in(cache)) == 5
+    assert len(stores_in(cache)) == 6
 
 
 @pytest.mark.parametrize("content", [b"\x89PNG, but no more", None])

@@ -28,7 +28,7 @@ def refused(folder: Path | str, **options) -> str:
 
 class TestTaskSource:
     def test_it_survives_json(self):
-        source = TaskSource(source="digits", classes=("1", "0"), max_train_images=20, seed=3)
+        source = TaskSource(source="digits", classes=("1", "0"), max_train_images=20, split_seed=3)
         assert TaskSource.from_dict(json.loads(json.dumps(source.to_dict()))) == source
 
     def test_unknown_names_are_refused(self):
@@ -42,7 +42,7 @@ class TestTaskSource:
             ({"classes": ("a",)}, "classes=.* at least two"),
             ({"classes": ("a", "a")}, "classes=.* each once"),
             ({"max_train_images": 1}, "max_train_images=1 must be at least 2"),
-            ({"seed": -1}, "seed=-1 must lie"),
+            ({"split_seed": -1}, "split_seed=-1 must lie"),
         ],
     )
     def test_values_are_checked(self, options, message):

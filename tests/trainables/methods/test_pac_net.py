@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from orchestrator.config import SweepConfig, validate
 from orchestrator.doctor import Examination
+from orchestrator.inputs import SweepInputs
 from search_spaces.draws import check_space, draw
 from search_spaces.methods.pac_net import pac_net as space
 from search_spaces.problem import Problem
@@ -302,7 +303,7 @@ def space_check(tmp_path: Path, *, space: Mapping[str, Any], **sections: Any) ->
         "space": space,
         **sections,
     }
-    examination = Examination(validate(SweepConfig, config, what="the test"))
+    examination = Examination(SweepInputs(validate(SweepConfig, config, what="the test")))
     (found,) = (one for one in examination.checks if one.title == "space")
     return found.run()
 

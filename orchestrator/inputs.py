@@ -1,0 +1,94 @@
+"""The inputs of a sweep: everything that its config names, each loaded once, when it is needed."""
+
+from functools import cached_property
+
+from optuna.samplers import RandomSampler
+from torch import nn
+
+from orchestrator.cluster.resources import image_cache
+from orchestrator.config import SweepConfig, TaskConfig
+from search_spaces.draws import draw
+from search_spaces.problem import Problem
+from search_spaces.recipe import Recipe
+from search_spaces.space import Space, load_space
+from trainables.backbones import build as backbones
+from trainables.backbones.build import Backbone
+from trainables.backbones.layers import zero_share
+from trainables.errors import keys_of
+from trainables.images.store import ImageStore, open_store
+from trainables.images.tasks import TaskSummary, inspect
+
+SPARSE = 0.1
+"""Share of zeros from which a backbone counts as sparse: an 8-bit one has a few per cent."""
+
+
+class SweepInputs:
+    """The task, the backbone and the search space of one config.
+
+    Each part raises a `UserError` when it is first asked for and cannot be had.
+    """
+
+    def __init__(self, config: SweepConfig) -> None:
+        self.config = config
+
+    @cached_property
+    def summary(self) -> TaskSummary:
+        """The classes, splits and sizes of the task, from its labels and a few image headers."""
+        with keys_of("task"):
+            return inspect(self.config.task.to_source())
+
+    @cached_property
+    def store(self) -> ImageStore:
+        """The task's images, decoded."""
+        with keys_of("task"):
+            return self._open(self.config.task)
+
+    @cached_property
+    def source_store(self) -> ImageStore:
+        """The images that the backbone was trained on, decoded; the config must name them."""
+        assert self.config.source_task is not None
+        with keys_of("source_task"):
+            return self._open(self.config.source_task)
+
+    @cached_property
+    def backbone(self) -> Backbone:
+        """The backbone's source with its weights in memory."""
+        source = self.config.backbone
+        return Backbone(source=source, weights=backbones.load_weights(source))
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The backbone with its weights and a new head for the task."""
+        source = self.backbone.source
+        model = backbones.build(source, num_classes=len(self.summary.class_names))
+        if self.backbone.weights is not None:
+            backbones.load_into(model, self.backbone.weights, source=source)
+        return model
+
+    @cached_property
+    def space(self) -> Space:
+        """The search space."""
+        return load_space(self.config.space.function)
+
+    @cached_property
+    def problem(self) -> Problem:
+        """The facts that the search space builds its ranges from."""
+        images = [count for count in self.summary.class_counts["train"].values() if count]
+        return Problem(
+            rungs=self.config.rungs.levels(),
+            native_resolution=self.config.task.resolution,
+            train_images=sum(images),
+            classes=len(self.summary.class_names),
+            class_imbalance=max(images) / min(images),
+            source_task=self.config.source_task is not None,
+            sparse_backbone=zero_share(self.model) >= SPARSE,
+        )
+
+    def recipe(self, seed: int) -> Recipe:
+        """Returns a random recipe of the space within the config's ranges."""
+        sampler = RandomSampler(seed=seed)
+        return draw(self.space, self.config.space.ranges, self.problem, sampler).recipe
+
+    def _open(self, task: TaskConfig) -> ImageStore:
+        cache = image_cache(self.config.storage.cache)
+        return open_store(task.to_source(), resolution=task.resolution, cache_dir=cache)
