@@ -1,1 +1,1 @@
-"""What came out: frontier, tables, figures, report."""
+"""The results of a sweep: frontier, tables, figures, report."""

@@ -91,7 +91,7 @@ class Frontier:
                 )
 
     def merge(self, points: Iterable[FrontierPoint]) -> "Frontier":
-        """The frontier of these points and the given ones together.
+        """Returns the frontier of these points and the given ones together.
 
         Of points equal in compute and error the earlier stays: the lower number, then rung.
         """
@@ -102,17 +102,17 @@ class Frontier:
         return Frontier(tuple(union[i] for i in kept))
 
     def best_under(self, max_flops: float) -> FrontierPoint | None:
-        """The most accurate point within `max_flops` of training compute, if there is one."""
+        """Returns the most accurate point within `max_flops` of training compute, if any."""
         within = bisect_right(self.points, _a_number("max_flops", max_flops), key=_compute)
         return self.points[within - 1] if within else None
 
     def cheapest_under(self, max_error: float) -> FrontierPoint | None:
-        """The point of least compute whose validation error is at most `max_error`, if any."""
+        """Returns the cheapest point whose validation error is at most `max_error`, if any."""
         limit = _a_number("max_error", max_error)
         return next((p for p in self.points if p.val_error <= limit), None)
 
     def hypervolume(self, *, reference_flops: float, reference_error: float = 1.0) -> float:
-        """The area that the frontier dominates, in decades of compute × error.
+        """Returns the area that the frontier dominates, in decades of compute × error.
 
         With `best(f)` the lowest error at compute `f` or less, and `f_0` the cheapest point's
         compute, it is
@@ -134,7 +134,7 @@ class Frontier:
 
 
 def non_dominated(train_flops: ArrayLike, val_error: ArrayLike) -> NDArray[np.intp]:
-    """Indices of the points that no other beats, ascending in compute.
+    """Returns the indices of the points that no other beats, ascending in compute.
 
     A point is beaten by another that is no worse on both axes and better on one; of equal points
     the first is kept. Both arguments have shape (n,); the result has shape (m,), m <= n.

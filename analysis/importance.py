@@ -1,4 +1,4 @@
-"""What mattered: how much each field of the recipe explains of the error, beyond compute."""
+"""The importance of each field of the recipe: how much of the error it explains beyond compute."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -18,8 +18,8 @@ MIN_TRIALS = 10
 COMPUTE = "train_flops"
 """Name under which training compute itself is ranked, for comparison."""
 UNFINISHED = "target_flops / train_flops"
-"""How far the schedule was from its end. It stands for `target_flops`, which for a finished trial
-is the training compute and would share its importance."""
+"""The field for how far a schedule was from its end. It stands in for `target_flops`, which in a
+finished trial equals the training compute and would share its importance."""
 
 _FOLDS = 5
 _REPEATS = 5
@@ -28,7 +28,7 @@ _TREES = 50  # in each of the folds
 
 @dataclass(frozen=True, kw_only=True)
 class FieldImportance:
-    """How much the prediction of validation error suffers when one field is shuffled."""
+    """The loss of accuracy in predicting the validation error when one field is shuffled."""
 
     name: str
     """The recipe's field, or `COMPUTE`, or `UNFINISHED`."""
@@ -45,17 +45,17 @@ class Importance:
     fields: tuple[FieldImportance, ...] = ()
     """Most important first; empty when `reason` is given."""
     r2: float | None = None
-    """R² of predictions for held-out trials: what the ranking can be trusted with at most."""
+    """R² of predictions for held-out trials: the ranking deserves no more trust than that."""
     trials: int
     """Trials with at least one measurement."""
     constant: tuple[str, ...] = ()
     """Fields with one value throughout, which therefore say nothing."""
     reason: str | None = None
-    """Why there is no ranking, in one sentence."""
+    """The reason why there is no ranking, in one sentence."""
 
 
 def recipe_importance(measurements: Rows, *, seed: int = 0) -> Importance:
-    """Ranks training compute and the recipe's fields by what they explain of validation error.
+    """Ranks training compute and the recipe's fields by how much of the error they explain.
 
     A random forest predicts each trial's last validation error from log10 training compute and
     its recipe; a field's importance is the fall of R² on held-out trials when its values are
@@ -95,7 +95,7 @@ def recipe_importance(measurements: Rows, *, seed: int = 0) -> Importance:
 
 
 def _last_of_each_trial(records: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The measurement of most compute of every trial, in the order of their suggestion."""
+    """Returns every trial's measurement of most compute, in the order of suggestion."""
     last: dict[str, Mapping[str, Any]] = {}
     for row in sorted(records, key=lambda row: (row["number"], row["train_flops"])):
         last[row["trial_id"]] = row
@@ -103,7 +103,7 @@ def _last_of_each_trial(records: Sequence[Mapping[str, Any]]) -> list[Mapping[st
 
 
 def _columns(finals: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """Input name -> its values by trial; `None` where a trial's method lacks the setting."""
+    """Returns each input's values by trial; `None` where a trial's method lacks the setting."""
     recipes = [recipe_of(row) for row in finals]
     columns: dict[str, list[Any]] = {COMPUTE: [math.log10(row["train_flops"]) for row in finals]}
     for name in sorted({name for recipe in recipes for name in recipe}):
@@ -123,7 +123,7 @@ def _same(values: Sequence[Any]) -> bool:
 def _permutation_falls(
     columns: Mapping[str, Sequence[Any]], errors: NDArray[np.float64], *, seed: int
 ) -> tuple[NDArray[np.float64], float]:
-    """Falls of R² of shape (columns, folds × repeats), and R² over all held-out predictions."""
+    """Returns falls of R² [columns, folds × repeats], and R² over all held-out predictions."""
     from sklearn.inspection import permutation_importance
     from sklearn.metrics import r2_score
     from sklearn.model_selection import KFold
@@ -147,7 +147,7 @@ def _permutation_falls(
 
 
 def _matrix(columns: Mapping[str, Sequence[Any]]) -> NDArray[np.object_]:
-    """Shape (trials, columns): text as it is, numbers as floats, the missing as "" or NaN."""
+    """Returns [trials, columns]: text as it is, numbers as floats, the missing as "" or NaN."""
     matrix = np.empty((len(next(iter(columns.values()))), len(columns)), dtype=object)
     for j, values in enumerate(columns.values()):
         if _is_text(values):

@@ -1,8 +1,8 @@
-"""Figures of a sweep: the frontier, the curves, what mattered, where the compute went.
+"""Figures of a sweep: the frontier, the curves, the importance of fields, the compute spent.
 
 Every function returns a matplotlib `Figure` that belongs to no global state, and can be saved
-with `save` or embedded with `png` and `svg`. Colours are those of Okabe and Ito, which people
-with colour-blindness can tell apart.
+with `save` or embedded with `png` and `svg`. The colours are by Okabe and Ito; people with colour
+blindness can tell them apart.
 """
 
 import io
@@ -44,7 +44,7 @@ _WIDTH = 8.0  # inches; with 10-point type readable when shown 800 pixels wide
 
 
 def plot_frontier(measurements: Rows, *, frontier: Frontier | None = None) -> "Figure":
-    """All measurements, the trials' curves, and the frontier, over training compute.
+    """Draws all measurements, the trials' curves, and the frontier, over training compute.
 
     Points are coloured by method where several compete, else by pruning ratio when trials differ
     in it. The frontier's test errors are drawn where they were measured; they choose nothing.
@@ -108,7 +108,7 @@ def plot_frontier(measurements: Rows, *, frontier: Frontier | None = None) -> "F
 
 
 def plot_curves(measurements: Rows) -> "Figure":
-    """Every trial's validation error over compute, coloured by how the trial ended.
+    """Draws every trial's validation error over compute, coloured by how the trial ended.
 
     Trials that own a point of the frontier are drawn bold; each rung's best carries its number.
     """
@@ -149,7 +149,7 @@ def plot_curves(measurements: Rows) -> "Figure":
 
 
 def plot_importance(importance: Importance) -> "Figure":
-    """The ranking as dots with their spread; its reason where there is none."""
+    """Draws the ranking as dots with their spread, or writes the reason why there is none."""
     fields = importance.fields[::-1]
     figure, axes = _figure(height=0.7 + 0.34 * max(3, len(fields)))
     if not fields:
@@ -179,7 +179,7 @@ def plot_importance(importance: Importance) -> "Figure":
 
 
 def plot_spend(trials: Rows) -> "Figure":
-    """Training FLOPs the sweep executed, by the state its trials are in now."""
+    """Draws the training FLOPs that the sweep executed, by the state its trials are in now."""
     spent: dict[str, float] = {}
     number: dict[str, int] = {}
     for row in rows(trials):
@@ -222,14 +222,14 @@ def save(figure: "Figure", path: Path) -> None:
 
 
 def png(figure: "Figure") -> bytes:
-    """The figure as a PNG image of about 1,600 pixels' width."""
+    """Returns the figure as a PNG image, about 1,600 pixels wide."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=200)
     return buffer.getvalue()
 
 
 def svg(figure: "Figure", *, name: str) -> str:
-    """The figure as an <svg> element for an HTML page, set in the page's own type and colours.
+    """Returns the figure as an <svg> element that takes type and colours from its HTML page.
 
     Text stays text. The page may set `--ink`, `--muted`, `--grid`, `--paper` and `--blue`, so that
     one figure serves a light and a dark page. `name` must differ between the figures of a page, so
@@ -251,7 +251,7 @@ def svg(figure: "Figure", *, name: str) -> str:
 
 
 def _figure(*, height: float) -> "tuple[Figure, Axes]":
-    """A figure with one pair of axes in the house style."""
+    """Returns a figure with one pair of axes in the house style."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(_WIDTH, height), layout="constrained", facecolor=PAPER)
@@ -275,7 +275,7 @@ def _only_text(figure: "Figure", axes: "Axes", text: str) -> "Figure":
 
 
 def _compute_axes(axes: "Axes", records: Sequence[Mapping[str, Any]]) -> None:
-    """Log compute below, error in percent at the left, limits around the measurements."""
+    """Sets log compute below, error in percent at the left, limits around the measurements."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     compute = [row["train_flops"] for row in records] or [1e9, 1e12]
@@ -293,7 +293,7 @@ def _compute_axes(axes: "Axes", records: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _scatter(figure: "Figure", axes: "Axes", records: Sequence[Mapping[str, Any]]) -> None:
-    """The measurements as light points: grey, or by pruning ratio with a colour bar."""
+    """Draws the measurements as light points: grey, or by pruning ratio with a colour bar."""
     from matplotlib.cm import ScalarMappable
 
     column = RECIPE + PRUNING_RATIO
@@ -320,7 +320,7 @@ def _scatter(figure: "Figure", axes: "Axes", records: Sequence[Mapping[str, Any]
 
 
 def _method_colours(records: Sequence[Mapping[str, Any]], frontier: Frontier) -> dict[str, str]:
-    """A colour for each method, those with most frontier points first; empty for one method."""
+    """Returns a colour for each method, most frontier points first; none if there is one method."""
     methods = sorted({str(row["method"]) for row in records})
     if len(methods) < 2:
         return {}
@@ -332,7 +332,7 @@ def _method_colours(records: Sequence[Mapping[str, Any]], frontier: Frontier) ->
 def _scatter_methods(
     axes: "Axes", records: Sequence[Mapping[str, Any]], colours: Mapping[str, str]
 ) -> None:
-    """The measurements as light points in their method's colour, with a legend entry each."""
+    """Draws the measurements as light points in their method's colour, with legend entries."""
     for method, colour in reversed(list(colours.items())):
         own = [row for row in records if row["method"] == method]
         axes.scatter(
@@ -346,7 +346,7 @@ def _scatter_methods(
 
 
 def _ratio_colours() -> Any:
-    """Viridis without its ends, which vanish on black and on white paper."""
+    """Returns viridis without its ends, which vanish on black and on white paper."""
     import matplotlib as mpl
     from matplotlib.colors import LinearSegmentedColormap
 
@@ -359,7 +359,7 @@ def _legend(axes: "Axes") -> Any:
 
 
 def _curves(records: Iterable[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
-    """Each trial's measurements in order of compute."""
+    """Returns each trial's measurements in order of compute."""
 
     def trial(row: Mapping[str, Any]) -> tuple[int, str]:
         return row["number"], row["trial_id"]
@@ -369,12 +369,12 @@ def _curves(records: Iterable[Mapping[str, Any]]) -> list[list[Mapping[str, Any]
 
 
 def _rounded(share: float) -> str:
-    """Whole percent that never call something nothing."""
+    """Returns whole percent, and "< 1 %" rather than "0 %" of something."""
     return "< 1 %" if 0 < share < 0.005 else f"{100 * share:.0f} %"
 
 
 def _xy(records: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[float]]:
-    """Training FLOPs and validation error in percent."""
+    """Returns training FLOPs and validation error in percent."""
     return (
         [row["train_flops"] for row in records],
         [100 * row["val_error"] for row in records],

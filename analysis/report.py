@@ -1,4 +1,4 @@
-"""The report: what a sweep found, as one self-contained HTML page."""
+"""The report of a sweep: one self-contained HTML page."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -23,22 +23,21 @@ from search_spaces.recipe import Setting
 from trainables.errors import UserError
 
 CONFIG_PATH = "sweep.yaml"
-"""Where the sweep's configuration lies in its folder."""
+"""The place of the sweep's configuration in its folder."""
 UNSUCCESSFUL = ("failed", "infeasible", "diverged")
 """States whose reasons the report lists."""
 
 
 class MissingSweepError(UserError):
-    """The folder is no sweep's, or its configuration cannot be read; the message says which."""
+    """A folder holds no sweep, or its configuration cannot be read; the message says which."""
 
 
 def write_report(sweep_folder: Path, output: Path, *, tables: Source | None = None) -> None:
     """Writes the report of the sweep in `sweep_folder` to `output`, replacing what is there.
 
-    Reads `sweep.yaml`, and `measurements/` and `trials.parquet` from `tables` if they do not lie
-    in the folder; a sweep that has measured nothing
-    yet gives a page that says so. The page links to nothing, runs no script and escapes whatever
-    it shows.
+    Reads `sweep.yaml` there, and `measurements/` and `trials.parquet` from `tables`, or from the
+    folder when that is left out. If nothing was measured yet, the page says so. The page links to
+    nothing, runs no script and escapes everything it shows.
     """
     page = render(sweep_folder, tables=tables)
     output.parent.mkdir(parents=True, exist_ok=True)
@@ -48,9 +47,9 @@ def write_report(sweep_folder: Path, output: Path, *, tables: Source | None = No
 
 
 def render(sweep_folder: Path, *, tables: Source | None = None) -> str:
-    """The report as HTML, as `write_report` writes it.
+    """Returns the report as HTML, as `write_report` writes it.
 
-    Raises `MissingSweepError` when the folder is no sweep's.
+    Raises `MissingSweepError` when the folder holds no sweep.
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
@@ -90,7 +89,7 @@ def render(sweep_folder: Path, *, tables: Source | None = None) -> str:
 
 
 def _config(sweep_folder: Path) -> tuple[str, Mapping[str, Any]]:
-    """The configuration as it was written, and as a mapping."""
+    """Returns the configuration as it was written, and as a mapping."""
     path = sweep_folder / CONFIG_PATH
     if not path.is_file():
         raise MissingSweepError(
@@ -114,7 +113,7 @@ def _rows_or_none_yet(read: Callable[[Source], Rows], tables: Source) -> list[di
 
 
 def _facts(config: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What was swept, as (label, text), without what the configuration does not say."""
+    """Returns the sweep's subject as (label, text), as far as the configuration tells it."""
     task, backbone = _section(config, "task"), _section(config, "backbone")
     budget = _section(config, "budget")
     facts = {
@@ -150,7 +149,7 @@ def _totals(
     frontier: Frontier,
     config: Mapping[str, Any],
 ) -> list[tuple[str, str]]:
-    """The sweep in a few numbers, as (text, label)."""
+    """Returns the sweep in a few numbers, as (text, label)."""
     totals = [
         (str(len(trials)), "trial" if len(trials) == 1 else "trials"),
         (str(len(measurements)), "measurements"),
@@ -170,7 +169,7 @@ def _totals(
 
 
 def _states(trials: Sequence[Row]) -> list[tuple[str, int, str]]:
-    """(state, number of trials, colour), the states in their usual order."""
+    """Returns (state, number of trials, colour), the states in their usual order."""
     counts: dict[str, int] = {}
     for row in trials:
         counts[row["state"]] = counts.get(row["state"], 0) + 1
@@ -199,14 +198,14 @@ def _headline(frontier: Frontier, measurements: Sequence[Row]) -> str:
 
 
 def _varying_fields(points: Sequence[FrontierPoint]) -> list[str]:
-    """The recipe's fields worth a column: the method, and what differs between the points."""
+    """Returns the fields that get a column: the method, and those that differ between points."""
     names = sorted({name for point in points for name in point.recipe} - {"method"})
     varying = [n for n in names if len({point.recipe.get(n) for point in points}) > 1]
     return ["method", *varying] if points else []
 
 
 def _setting(value: Setting | None, name: str) -> str:
-    """A setting as people read it, with the unit that its name tells."""
+    """Returns a setting as people read it, with the unit that its name tells."""
     if value is None:
         return "–"
     if isinstance(value, bool):
@@ -221,7 +220,7 @@ def _setting(value: Setting | None, name: str) -> str:
 
 
 def _number(value: object) -> float | None:
-    """The number that a setting holds, if it does; YAML 1.1 reads `1e14` as text."""
+    """Returns the number that a setting holds, if any; YAML 1.1 reads `1e14` as text."""
     try:
         return float(value) if isinstance(value, int | float | str) else None
     except ValueError:
@@ -234,7 +233,7 @@ def _figures(
     frontier: Frontier,
     importance: Importance,
 ) -> dict[str, Any]:
-    """Name -> <svg> element, marked as safe to embed: the drawing escapes its own text."""
+    """Returns <svg> elements by name, marked as safe: the drawing escapes its own text."""
     from markupsafe import Markup
 
     drawn = {}

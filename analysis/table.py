@@ -28,11 +28,11 @@ Source: TypeAlias = FileSystem | str | PathLike[str]
 """A sweep's folder, which exists: a local path, or a filesystem rooted there."""
 
 RECIPE = "recipe."
-"""What the names of the recipe's columns begin with."""
+"""The prefix of the recipe's columns."""
 MEASUREMENTS_PATH = "measurements/part-0.parquet"
-"""Where the measurement table lies in a sweep's folder."""
+"""The place of the measurement table in a sweep's folder."""
 TRIALS_PATH = "trials.parquet"
-"""Where the trial table lies in a sweep's folder."""
+"""The place of the trial table in a sweep's folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,15 +46,15 @@ class MeasurementRow:
     number: int
     """The trial's place in the order of suggestion, from 0."""
     attempt: int
-    """How often the trial had been started again by then."""
+    """The number of times that the trial had been started again by then."""
     measurement: Measurement
     """Each of its fields is a column."""
     sweep_flops: float
     """Training FLOPs that the sweep had executed when the measurement came in."""
     measured_at: float
-    """When it came in, Unix seconds."""
+    """The time when it came in, Unix seconds."""
     trial_state: str
-    """Where the trial stands now."""
+    """The state that the trial is in now."""
     recipe_id: str
     """The recipe's id, which depends on its content alone."""
     seed: int
@@ -74,19 +74,19 @@ class TrialRow:
     number: int
     """The trial's place in the order of suggestion, from 0."""
     state: str
-    """Where it stands now."""
+    """The state that it is in now."""
     reason: str | None
-    """Why it was stopped, failed or was refused."""
+    """The reason why it was stopped, failed or was refused."""
     attempt: int
-    """How often it was started again."""
+    """The number of times that it was started again."""
     executed_flops: float
     """Training FLOPs that the sweep paid for it, repeats included."""
     seed: int
     """The trial's seed."""
     suggested_at: float
-    """When it was suggested, Unix seconds."""
+    """The time when it was suggested, Unix seconds."""
     finished_at: float | None
-    """When it ended, Unix seconds; `None` while it is unfinished."""
+    """The time when it ended, Unix seconds; `None` while it is unfinished."""
     recipe_id: str
     """The recipe's id, which depends on its content alone."""
     recipe: Mapping[str, Setting]
@@ -146,27 +146,27 @@ def write_trials(
 
 
 def read_measurements(folder: Source) -> pa.Table:
-    """The sweep's measurements; `MissingTableError` when it has none yet."""
+    """Returns the sweep's measurements; raises `MissingTableError` when it has none yet."""
     return _read(_filesystem(folder), MEASUREMENTS_PATH, noun="measurements")
 
 
 def read_trials(folder: Source) -> pa.Table:
-    """The sweep's trials; `MissingTableError` when it has none yet."""
+    """Returns the sweep's trials; raises `MissingTableError` when it has none yet."""
     return _read(_filesystem(folder), TRIALS_PATH, noun="trials")
 
 
 def measurement_table(records: Iterable[Row]) -> pa.Table:
-    """The rows as a table of `MEASUREMENTS` and the recipe's columns, checked."""
+    """Checks the rows and returns a table of `MEASUREMENTS` and the recipe's columns."""
     return _table(records, MEASUREMENTS, key=("trial_id", "attempt", "rung"))
 
 
 def trial_table(records: Iterable[Row]) -> pa.Table:
-    """The rows as a table of `TRIALS` and the recipe's columns, checked."""
+    """Checks the rows and returns a table of `TRIALS` and the recipe's columns."""
     return _table(records, TRIALS, key=("trial_id",))
 
 
 def rows(table: Rows) -> list[dict[str, Any]]:
-    """The table's rows as records; settings that a row's method does not have are left out."""
+    """Returns the table's rows, without the settings that a row's method does not have."""
     records = table.to_pylist() if isinstance(table, pa.Table) else table
     return [
         {name: v for name, v in row.items() if v is not None or not name.startswith(RECIPE)}
@@ -175,7 +175,7 @@ def rows(table: Rows) -> list[dict[str, Any]]:
 
 
 def recipe_of(row: Row) -> dict[str, Any]:
-    """The recipe in a row, under the names of its fields."""
+    """Returns the recipe in a row, under the names of its fields."""
     return {
         name.removeprefix(RECIPE): value
         for name, value in row.items()
@@ -203,7 +203,7 @@ def recipe_columns(recipe: Mapping[str, Setting]) -> dict[str, Setting]:
 
 
 def frontier_of(measurements: Rows) -> Frontier:
-    """The frontier of all measurements: every rung of every trial counts, however it ended."""
+    """Returns the frontier: every rung of every trial counts, however the trial ended."""
     return Frontier().merge(
         FrontierPoint(
             trial_id=row["trial_id"],
@@ -279,7 +279,7 @@ def _refuse_duplicates(records: Sequence[Row], key: tuple[str, ...]) -> None:
 
 
 def _with_recipe(base: pa.Schema, records: Sequence[Row]) -> pa.Schema:
-    """`base` and the recipe's columns, in the order of their names, typed after their values."""
+    """Returns `base` and the recipe's columns, sorted by name and typed after their values."""
     kinds: dict[str, set[type]] = {}
     known = set(base.names)
     for record in records:
@@ -297,7 +297,7 @@ def _with_recipe(base: pa.Schema, records: Sequence[Row]) -> pa.Schema:
 
 
 def _arrow_type(name: str, kinds: set[type]) -> pa.DataType:
-    """The column type for a setting whose values have these types; int and float make float."""
+    """Returns the type of a setting's column from its values'; int and float make float."""
     if kinds == {bool}:
         return pa.bool_()
     if kinds == {str}:

@@ -6,17 +6,17 @@ _PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z", "Y")
 
 
 def flops(value: float | None) -> str:
-    """Compute with an SI prefix and three significant digits: 1.2e13 is "12 TFLOPs"."""
+    """Writes compute with an SI prefix and three significant digits: 1.2e13 is "12 TFLOPs"."""
     return "unknown" if value is None else f"{si(value)}FLOPs"
 
 
 def count(value: float | None) -> str:
-    """A count with an SI prefix and three significant digits: 11689512 is "11.7 M"."""
+    """Writes a count with an SI prefix and three significant digits: 11689512 is "11.7 M"."""
     return "unknown" if value is None else si(value).rstrip()
 
 
 def si(value: float) -> str:
-    """Three significant digits, a space and the SI prefix, ready for a unit: "11.7 M"."""
+    """Writes three significant digits, a space and the SI prefix, ready for a unit: "11.7 M"."""
     if not math.isfinite(value):
         return f"{value} "
     rounded = float(f"{value:.3g}")  # first, so that 999.9e9 carries over to 1 T
@@ -26,12 +26,12 @@ def si(value: float) -> str:
 
 
 def percent(share: float | None) -> str:
-    """A share between 0 and 1 in percent, to a tenth: 0.0834 is "8.3 %"."""
+    """Writes a share between 0 and 1 in percent, to a tenth: 0.0834 is "8.3 %"."""
     return "unknown" if share is None else f"{100 * share:.1f} %"
 
 
 def duration(seconds: float | None) -> str:
-    """The two largest units: 7384 is "2 h 3 min"; below a minute, seconds: "4.2 s"."""
+    """Writes the two largest units: 7384 is "2 h 3 min"; below a minute, seconds: "4.2 s"."""
     if seconds is None:
         return "unknown"
     if seconds < 59.95:

@@ -1,1 +1,1 @@
-"""Who runs what, where: the only room that knows Ray, Optuna and MLflow."""
+"""The room that runs sweeps; the only one that knows Ray, Optuna and MLflow."""

@@ -6,7 +6,7 @@ from orchestrator.config import SweepConfig
 
 
 def model_card(point: FrontierPoint, config: SweepConfig) -> str:
-    """Markdown saying what the model is, what it reached, how it was made and how to load it."""
+    """Returns Markdown: the model, its results, its recipe, and how to load it."""
     measured = point.measurement
     recipe = "\n".join(f"| {name} | {value} |" for name, value in sorted(point.recipe.items()))
     return f"""# {config.backbone.model} on {config.task.source}

@@ -46,8 +46,8 @@ MaxError = Annotated[
 
 def main() -> None:
     """Runs the command line; bad input ends it with one sentence and exit status 2."""
-    # Models and spaces of the user's own are looked for where the command is started; a console
-    # script would not. Workers take the path over from the driver.
+    # The user's own models and spaces are looked for where the command is started, which a console
+    # script does not do by itself. Workers take the path over from the driver.
     sys.path.insert(0, str(Path.cwd()))
     # Nothing is told to anybody about a user's sweeps, unless the user has asked for it.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -136,7 +136,7 @@ def report(
     sweep: SweepName,
     out: Annotated[Path, typer.Option("-o", "--out", help="The HTML file to write.")],
 ) -> None:
-    """Write one self-contained page: frontier, curves, what mattered, cost."""
+    """Write one self-contained page: frontier, curves, importance, cost."""
     from analysis.report import write_report
     from orchestrator.store.folder import SweepFolder
 
@@ -199,7 +199,7 @@ def ui(
 def _chosen(
     found: "Frontier", *, max_flops: float | None, max_error: float | None
 ) -> "FrontierPoint":
-    """The one point that fits, the most accurate of all by default."""
+    """Returns the one point that fits, the most accurate of all by default."""
     if not found.points:
         raise InputError("The sweep's frontier is empty: nothing was measured yet; run it first.")
     if max_flops is not None and max_error is not None:
@@ -229,7 +229,7 @@ def _show(found: "Frontier", console: Console) -> None:
 
 
 def _say(console: Console, label: str, message: str, *, style: str = "dim") -> None:
-    """One line, whatever is in it and however narrow the terminal is."""
+    """Prints one line, whatever it holds and however narrow the terminal is."""
     console.print(Text.assemble((f"{label}: ", style), message), soft_wrap=True)
 
 
@@ -240,7 +240,7 @@ def _refuse(sentence: str) -> None:
 
 @contextmanager
 def _resumable() -> Iterator[None]:
-    """An interrupt is the user's way to stop, not a fault."""
+    """Ends the command quietly on an interrupt, because that is the user's way to stop it."""
     try:
         yield
     except KeyboardInterrupt:

@@ -30,7 +30,7 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def _seconds(value: Any) -> Any:
-    """`90`, `90s`, `20m`, `1h30m`, `2d` in seconds."""
+    """Turns `90`, `90s`, `20m`, `1h30m` or `2d` into seconds."""
     if not isinstance(value, str):
         return value
     text = value.replace(" ", "")
@@ -40,7 +40,7 @@ def _seconds(value: Any) -> Any:
 
 
 def _gpus(value: Any) -> Any:
-    """A number from 0, or `auto`."""
+    """Refuses everything but a number from 0, and `auto`."""
     if value == "auto" or (isinstance(value, int | float) and 0 <= value < math.inf):
         return value
     raise ValueError("must be a number of GPUs, at least 0, or auto")
@@ -61,12 +61,12 @@ C = TypeVar("C", bound=Section)
 
 @dataclass(frozen=True, kw_only=True)
 class TaskConfig(TaskSource):
-    """The labelled images: where they come from, and how they are kept and shown."""
+    """The labelled images: where they come from, and how a sweep keeps and shows them."""
 
     resolution: Annotated[int, Field(ge=8)] = 64
     """Side in pixels at which images are decoded and kept; no recipe sees more."""
     mirror: bool = True
-    """Whether a mirrored image keeps its label: not so for digits, signs and letters."""
+    """True if a mirrored image keeps its label; digits, signs and letters do not."""
 
     def to_source(self) -> TaskSource:
         """Returns where the images come from, without how a sweep uses them."""
@@ -74,7 +74,7 @@ class TaskConfig(TaskSource):
 
 
 class SpaceConfig(Section):
-    """What may be tried."""
+    """The search space."""
 
     function: str = "filter_pruning"
     """A space of `search_spaces/` by name, or `module:function`."""
@@ -83,9 +83,10 @@ class SpaceConfig(Section):
 
 
 class BudgetConfig(Section):
-    """When a sweep ends: at whichever of these comes first. Raising one extends the sweep."""
+    """The end of a sweep: the first limit that is reached. Raising a limit extends the sweep."""
 
     trials: PositiveInt | None = None
+    """Trials, however they end."""
     sweep_flops: PositiveFloat | None = None
     """Training FLOPs over all trials; no trial is begun that could exceed it."""
     wall_time: Seconds | None = None
@@ -122,29 +123,30 @@ class RungsConfig(Section):
 
 
 class SearchConfig(Section):
-    """How recipes are drawn and races decided."""
+    """The search: how recipes are drawn and races decided."""
 
     sampler: str = "tpe"
-    """Who draws recipes: tpe, nsga2 or random."""
+    """The source of recipes: tpe, nsga2 or random."""
     scheduler: str = "halving"
-    """Who decides which trials go on: halving (the worse are stopped),
+    """The rule that decides which trials go on: halving (the worse are stopped),
     pausing_halving (all pause and the best go on), or none."""
     startup_trials: PositiveInt = 16
     """Recipes drawn at random before the sampler learns from results."""
     reduction_factor: float | None = Field(default=2.0, gt=1.0)
-    """A trial goes on past a rung if it is among the best 1/reduction_factor; null: all do."""
+    """A trial goes on past a rung if it is among the best 1/reduction_factor; with null all do."""
     min_peers: PositiveInt = 6
     """Trials that must have been measured at a rung before any is stopped there."""
     generation: PositiveInt | None = None
-    """Draw recipes in generations of so many, each seeing only the whole ones before it: two
-    sweeps with one seed then give the same recipes, at the price of idle slots between
-    generations. None: every recipe sees all results there are."""
+    """Recipes a generation. The recipes of a generation depend only on whole generations before it,
+    so that two sweeps with one seed give the same recipes, at the price of idle slots between
+    generations. When left out, every recipe depends on all results there are."""
 
 
 class ResourcesConfig(Section):
-    """What a trial takes."""
+    """The resources of a trial."""
 
     cpus: PositiveInt = 1
+    """CPUs a trial."""
     gpus: Gpus = 0.0
     """GPUs a trial; a fraction packs several on one. `auto` gives each the share of one that its
     memory takes, as probed on one of the cluster's GPUs before the first trial."""
@@ -152,27 +154,28 @@ class ResourcesConfig(Section):
     """Trials side by side; as many as the cluster holds at the start when left out. Set it for a
     cluster that grows."""
     max_failures: int = Field(default=3, ge=0)
-    """How often a trial is set up again after it raised or lost its node."""
+    """The number of times that a trial is set up again after it raised or lost its node."""
 
 
 class RayConfig(Section):
-    """Where the trials run."""
+    """The Ray cluster that the trials run on."""
 
     address: str | None = None
-    """A running cluster's address, `auto` for the one this machine belongs to; local when None."""
+    """A running cluster's address; `auto` is the one that this machine belongs to. When left out,
+    Ray is started on this machine."""
 
 
 class StorageConfig(Section):
-    """Where the sweep lives."""
+    """The places of the sweep's files."""
 
     folder: str | None = None
     """The sweep's folder; `./runs/NAME` when left out."""
     uri: str | None = None
-    """Where journal, measurements and checkpoints lie if not in the folder, for clusters without
-    a shared disk: any URI that Arrow reads and writes, such as s3://bucket/prefix."""
+    """The place of journal, measurements and checkpoints if not the folder; clusters without a
+    shared disk need one. Any URI that Arrow reads and writes, such as s3://bucket/prefix."""
     cache: str | None = None
     """Folder for decoded images and stored features on every node; under the node's temporary
-    folder when None."""
+    folder when left out."""
 
 
 class TrackingConfig(Section):
@@ -188,10 +191,12 @@ class SweepConfig(Section):
     """Everything a sweep needs to know."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
+    """The sweep's name, and its folder's under ./runs."""
     seed: int = Field(default=0, ge=0)
+    """Seed of everything that is drawn."""
     task: TaskConfig
     source_task: TaskConfig | None = None
-    """The task that the backbone was trained on, for methods that train it there once more."""
+    """The task that the backbone was trained on. Methods that train there once more need it."""
     backbone: BackboneSource
     space: SpaceConfig = SpaceConfig()
     budget: BudgetConfig
@@ -209,12 +214,12 @@ class SweepConfig(Section):
 
 
 class PretrainConfig(Section):
-    """A backbone to be made from a task of one's own."""
+    """Everything that the pretraining of a backbone needs to know."""
 
     task: TaskConfig
     backbone: BackboneSource
     out: str
-    """The safetensors file to write; a JSON card is put beside it."""
+    """The safetensors file to write; a JSON card is written next to it."""
     epochs: PositiveInt = 20
     learning_rate: PositiveFloat = 0.05
     weight_decay: float = Field(default=5e-4, ge=0.0)
@@ -225,10 +230,10 @@ class PretrainConfig(Section):
 
 
 def read_config(kind: type[C], path: Path, overrides: Iterable[str] = ()) -> C:
-    """The config in the YAML file at `path`, with `key.path=value` overrides applied.
+    """Returns the config in the YAML file at `path`, with `key.path=value` overrides applied.
 
-    Raises `InputError`, one sentence, for a file that is missing, is no YAML, has keys that are
-    not known, or values that make no sense.
+    Raises `InputError`, one sentence, when the file is missing, is no YAML, has unknown keys, or
+    has values that make no sense.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -247,7 +252,7 @@ def read_config(kind: type[C], path: Path, overrides: Iterable[str] = ()) -> C:
 
 
 def validate(kind: type[C], values: Mapping[str, Any], *, what: str) -> C:
-    """`values` as a config of the given kind, or `InputError` with the first thing wrong."""
+    """Returns `values` as a config; raises `InputError` with the first thing that is wrong."""
     try:
         return kind.model_validate(values)
     except ValidationError as error:
@@ -255,7 +260,7 @@ def validate(kind: type[C], values: Mapping[str, Any], *, what: str) -> C:
 
 
 def to_yaml(config: Section) -> str:
-    """The config as resolved, in YAML; `read_config` gives an equal one back."""
+    """Writes the config as resolved, in YAML; `read_config` gives an equal one back."""
     text: str = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
     return text
 
@@ -304,7 +309,7 @@ def _override(values: dict[str, Any], override: str) -> None:
 
 
 def _sentence(kind: type[Section], error: ValidationError) -> str:
-    """The first thing wrong: key, value, rule."""
+    """Says the first thing that is wrong: key, value, rule."""
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"]) or "the config"
     given = first["input"]

@@ -25,7 +25,7 @@ TRIED_RECIPES = 4
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One check with its name."""
+    """A check with its name."""
 
     title: str
     run: Callable[[], str]

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator
 
 NAMES = ("digits", "hub")
-"""Values that are names and never paths, whatever lies in the working folder."""
+"""Values that are names and never paths, even if a file in the working folder is so called."""
 
 
 def _absolute(value: Any) -> Any:

@@ -19,7 +19,7 @@ from search_spaces.recipe import Recipe
 from trainables.backbones.build import Backbone, load_weights
 from trainables.backbones.source import BackboneSource
 from trainables.checkpoints import checkpoint_folder, complete_rungs
-from trainables.errors import InfeasibleError
+from trainables.errors import InfeasibleError, keys_of
 from trainables.export import error_on_test, from_checkpoint
 from trainables.finetune import Finetuning
 from trainables.images.store import ImageStore, open_store
@@ -53,9 +53,7 @@ class TransferTrial(tune.Trainable):
                 recipe=Recipe.from_dict(config["recipe"]),
                 seed=config["seed"],
                 backbone=_backbone(json.dumps(asdict(setting.backbone))),
-                store=_store(
-                    json.dumps(asdict(setting.task)), setting.store_resolution, setting.cache
-                ),
+                store=_task(setting),
                 levels=setting.levels,
                 mirror=setting.mirror,
                 device=training_device(),
@@ -140,23 +138,30 @@ def _backbone(source: str) -> Backbone:
 
 
 @functools.lru_cache(maxsize=2)
-def _store(task: str, resolution: int, cache: str) -> ImageStore:
+def _store(section: str, task: str, resolution: int, cache: str) -> ImageStore:
+    """`section` is where the config names the task."""
     source = TaskSource(**json.loads(task))
-    return open_store(source, resolution=resolution, cache_dir=Path(cache))
+    with keys_of(section):
+        return open_store(source, resolution=resolution, cache_dir=Path(cache))
+
+
+def _task(setting: TrialSetting) -> ImageStore:
+    task = json.dumps(asdict(setting.task))
+    return _store("task", task, setting.store_resolution, setting.cache)
 
 
 def _source_task(setting: TrialSetting) -> Callable[[], ImageStore] | None:
     if setting.source_task is None:
         return None
     task = json.dumps(asdict(setting.source_task))
-    return lambda: _store(task, setting.source_resolution, setting.cache)
+    return lambda: _store("source_task", task, setting.source_resolution, setting.cache)
 
 
 def measure_test_error(setting: Mapping[str, Any], checkpoint_uri: str) -> float:
     """The error (0-1), on the task's test split, of the model in a trial's checkpoint."""
     parsed = TrialSetting.from_dict(setting)
     torch.set_num_threads(parsed.threads)
-    store = _store(json.dumps(asdict(parsed.task)), parsed.store_resolution, parsed.cache)
+    store = _task(parsed)
     model = from_checkpoint(checkpoint_uri, backbone=parsed.backbone, class_names=store.class_names)
     model.module.to(training_device())
     return error_on_test(model, store)

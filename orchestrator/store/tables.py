@@ -1,4 +1,4 @@
-"""Keeps the Parquet tables equal to the ledger, beside the sweep and never in its way."""
+"""Keeps the Parquet tables equal to the ledger, in a thread that never holds up the sweep."""
 
 import logging
 import threading
@@ -21,7 +21,7 @@ class TableWriter:
     """Writes the measurement table and the trial table whole whenever the ledger has changed.
 
     The tables are views of the journal, so a crash can make them late but never wrong: the next
-    start writes them again. A store that is away delays them likewise.
+    start writes them again. A store that is away delays them in the same way.
     """
 
     def __init__(self, ledger: Ledger, storage: fs.FileSystem) -> None:
@@ -33,7 +33,7 @@ class TableWriter:
         self._thread = threading.Thread(target=self._work, name="table-writer", daemon=True)
 
     def start(self) -> None:
-        """Begins to write from a thread of its own."""
+        """Starts the thread that writes."""
         self._thread.start()
 
     def close(self) -> None:

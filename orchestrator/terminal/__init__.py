@@ -1,1 +1,1 @@
-"""What a terminal shows of a sweep."""
+"""The sweep as a terminal shows it."""

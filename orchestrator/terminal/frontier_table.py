@@ -14,7 +14,7 @@ from search_spaces.recipe import Optimizer, Recipe, Setting
 
 _SHARED = frozenset(field.name for field in fields(Recipe))
 _RATES = {Optimizer.SGD: "lr", Optimizer.ADAMW: "adamw", Optimizer.SCHEDULE_FREE_ADAMW: "free"}
-"""What is written before a learning rate, which says little without its optimiser."""
+"""The word before a learning rate, which says little without its optimiser."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +38,8 @@ _PARAMETERS = _Column(heading="para-\nmeters", cell=lambda p: units.count(p.meas
 class FrontierTable:
     """Rich's rendering of a frontier, ascending in compute; a line a point.
 
-    Where the recipe does not fit beside all the numbers, those that the report has too (size,
-    inference compute) are left out; where it does not fit even then, it goes on below itself.
+    Where the recipe does not fit next to all the numbers, size and inference compute, which the
+    report has too, are left out; where it does not fit even then, it goes on below itself.
     """
 
     def __init__(self, frontier: Frontier, *, newest: int | None = None) -> None:
@@ -58,7 +58,7 @@ class FrontierTable:
 
     @property
     def _tested(self) -> tuple[_Column, ...]:
-        """Test error is measured at the end, so a running sweep has none to show."""
+        """The column of test errors, which a running sweep lacks: they are measured at its end."""
         known = any(point.test_error is not None for point in self._points)
         return (_TEST,) if known else ()
 
@@ -86,10 +86,11 @@ class FrontierTable:
 
 
 def short_recipe(recipe: Mapping[str, Setting]) -> str:
-    """What tells recipes apart at a glance, such as "r0.5 l1/layer/inner · lr 0.06 d0.75 16px b16".
+    """Shortens a recipe to what sets it apart: "r0.5 l1/layer/inner · lr 0.06 d0.75 16px b16".
 
-    First the method's own settings: numbers by the initial of their name's last word, words as
-    they are, switches by their initials where they are on. Then the shared ones that matter most.
+    The method's own settings come first: numbers by the initial of their name's last word, words
+    as they are, switches by their initials where they are on. The most important shared settings
+    follow.
     """
     numbers, words = [], []
     for name, value in recipe.items():

@@ -1,4 +1,4 @@
-"""What a running sweep shows: a live table on a terminal, a line now and then elsewhere."""
+"""The progress of a sweep: a live table on a terminal, and elsewhere a line now and then."""
 
 import time
 from collections import Counter
@@ -22,7 +22,7 @@ SHOWN_POINTS = 12
 
 
 class Progress:
-    """Shows the ledger. `update` may be called as often as one likes."""
+    """Shows the ledger while a sweep runs; `update` may be called as often as one likes."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class Progress:
             self._live.stop()
 
     def update(self) -> None:
-        """Shows the sweep anew if it was not shown just before."""
+        """Shows the sweep again unless it was shown just before."""
         now = self._clock()
         period = REFRESH_SECONDS if self._console.is_terminal else LINE_SECONDS
         if now - self._shown_at < period:
@@ -74,7 +74,7 @@ class Progress:
         return self._elapsed_before + self._clock() - self._started
 
     def _spent_share(self) -> float:
-        """How much of the budget is spent, 0-1, by whichever limit is nearest."""
+        """Returns the share of the budget that is spent, 0-1, by the limit that is nearest."""
         shares = [0.0]
         if self._budget.trials:
             finished = sum(trial.finished for trial in self._ledger.trials())

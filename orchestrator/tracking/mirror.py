@@ -1,4 +1,4 @@
-"""The mirror: what MLflow is known to hold of one sweep, and the calls that bring it into line."""
+"""The mirror of one sweep: what MLflow is known to hold, and the calls that bring it into line."""
 
 import platform
 import tempfile
@@ -44,16 +44,16 @@ _PAGE = 1000
 
 @dataclass(kw_only=True)
 class _KnownRun:
-    """What a run is known to hold."""
+    """A run as it is known to be in MLflow."""
 
     run_id: str
     status: str = "RUNNING"
     tags: dict[str, str] = field(default_factory=dict)
     params: dict[str, str] = field(default_factory=dict)
     newest: dict[str, float] = field(default_factory=dict)
-    """Each metric's last value; all that MLflow tells of a run in a search."""
+    """Each metric's last value, which is all that a search of runs returns."""
     metrics: dict[tuple[str, int], float] = field(default_factory=dict)
-    """Value by metric and step, as far as known to be there."""
+    """Value by metric and step, as far as they are known to be there."""
 
     @classmethod
     def read(cls, run: Run) -> "_KnownRun":
@@ -68,11 +68,11 @@ class _KnownRun:
 
 @dataclass(kw_only=True)
 class _KnownModel:
-    """What a logged model is known to hold."""
+    """A logged model as it is known to be in MLflow."""
 
     model_id: str
     ready: bool = False
-    """Its files are there."""
+    """True once its files are there."""
     tags: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, float] = field(default_factory=dict)
 
@@ -89,7 +89,7 @@ class _KnownModel:
 class Mirror:
     """One sweep in MLflow.
 
-    Construction reads what is there and removes doubles and orphans. After an exception of any
+    Construction reads what is there and removes doubles and orphans. After an exception in any
     method nothing known may be trusted (a call may have arrived although its answer did not):
     drop the mirror and construct another.
     """
@@ -109,7 +109,7 @@ class Mirror:
         self._models = self._read_models()
 
     def show(self, snapshot: Snapshot) -> None:
-        """Make MLflow equal to the snapshot. What is already equal costs no call."""
+        """Makes MLflow equal to the snapshot; a part that is already equal costs no call."""
         sweep = sweep_view(snapshot, now_ms=_now_ms())
         parent = self._show_sweep(sweep)
         on_frontier = {point.trial_id for point in snapshot.frontier.points}
@@ -123,13 +123,13 @@ class Mirror:
         self._show_status(parent, sweep)
 
     def upload_file(self, path: Path) -> None:
-        """Put a file beside the parent run, in place of one of the same name."""
+        """Uploads a file to the parent run, in place of one of the same name."""
         if self._sweep is None:
             raise RuntimeError("The sweep has no run yet; show a snapshot before its files.")
         self._client.log_artifact(self._sweep.run_id, str(path))
 
     def upload_model(self, key: PointKey, folder: Path) -> bool:
-        """Give a frontier point's logged model its files, once; `False` if it has no model yet.
+        """Uploads the files of a frontier point's logged model, once; `False` if it has none yet.
 
         The model then loads by `mlflow.pyfunc.load_model("models:/<model_id>")` through
         `loader_module`, which finds the folder's files and unpickles nothing.
@@ -170,7 +170,7 @@ class Mirror:
         return runs[0] if runs else None
 
     def _read_trials(self, trial_ids: set[str]) -> dict[str, _KnownRun]:
-        """The runs of these trials; others of this sweep, and second ones, are deleted."""
+        """Returns the runs of these trials; deletes others of this sweep, and second ones."""
         kept: dict[str, _KnownRun] = {}
         for run in self._runs("trial"):
             trial_id = run.data.tags.get(TRIAL_ID_TAG)
@@ -181,7 +181,7 @@ class Mirror:
         return kept
 
     def _read_models(self) -> dict[PointKey, _KnownModel]:
-        """The models whose source is a run that was kept, one a point; others are deleted."""
+        """Returns one model a point whose source is a run that was kept; deletes the others."""
         source = {trial_id: run.run_id for trial_id, run in self._trials.items()}
         kept: dict[PointKey, _KnownModel] = {}
         for model in self._logged_models():
@@ -194,7 +194,7 @@ class Mirror:
         return kept
 
     def _runs(self, kind: str) -> list[Run]:
-        """This sweep's runs of one kind, oldest first; of equally old ones the fullest first."""
+        """Returns this sweep's runs of one kind, the oldest first and the fullest of equals."""
         wanted = f"tags.`{SWEEP_ID_TAG}` = '{self._sweep_id}' and tags.`{KIND_TAG}` = '{kind}'"
         runs: list[Run] = _all_pages(
             lambda token: self._client.search_runs(
@@ -204,7 +204,7 @@ class Mirror:
         return sorted(runs, key=lambda r: (r.info.start_time, -len(r.data.metrics), r.info.run_id))
 
     def _logged_models(self) -> list[LoggedModel]:
-        """This sweep's logged models, oldest first."""
+        """Returns this sweep's logged models, oldest first."""
         wanted = f"tags.`{SWEEP_ID_TAG}` = '{self._sweep_id}'"
         models: list[LoggedModel] = _all_pages(
             lambda token: self._client.search_logged_models(
@@ -247,7 +247,7 @@ class Mirror:
         self._shown[trial.trial_id] = (trial, on_frontier, paused)
 
     def _read_curve(self, known: _KnownRun, metrics: Iterable[MetricValue]) -> None:
-        """Learn which values of a curve are there, with no call in the usual case: all are.
+        """Learns which values of a curve are there, without a call in the usual case that all are.
 
         A rung is logged in one transaction and `train_flops` grows from rung to rung, so a run
         whose newest values are the curve's newest is whole. Only test errors come out of order.
@@ -271,7 +271,7 @@ class Mirror:
         return _KnownRun(run_id=run.info.run_id, tags=dict(view.tags))
 
     def _log(self, known: _KnownRun, view: RunView) -> None:
-        """Add what the run lacks, as one batch (the client cuts it at MLflow's limits)."""
+        """Adds all that the run lacks as one batch (the client cuts it at MLflow's limits)."""
         # MLflow's params never change; what an extended sweep's config changes becomes a tag
         changed = {
             (CHANGED_TAG_PREFIX + name)[:MAX_NAME_LENGTH]: value
@@ -354,7 +354,7 @@ class Mirror:
             known.tags[FRONTIER_TAG] = "true"
 
     def _show_documents(self, snapshot: Snapshot, parent: _KnownRun) -> None:
-        """The config, once, and the frontier's table whenever it differs from the last one."""
+        """Logs the config once, and the frontier's table whenever it has changed."""
         if not self._config_logged:
             self._client.log_dict(parent.run_id, dict(snapshot.config), "config.json")
             self._config_logged = True
@@ -365,7 +365,7 @@ class Mirror:
 
 
 def _all_pages(search: Callable[[str | None], Any]) -> list[Any]:
-    """Everything that `search(page_token)`, which returns MLflow's `PagedList`, finds."""
+    """Returns everything that `search(page_token)` finds; it returns MLflow's `PagedList`."""
     page = search(None)
     found = list(page)
     while page.token:

@@ -1,9 +1,9 @@
-"""The tracker: keeps MLflow equal to the sweep, beside it and never in its way.
+"""The tracker: keeps MLflow equal to the sweep, in a thread that never holds up the sweep.
 
-Level-triggered: there is no queue of events. Every few seconds a worker thread takes a snapshot of
-the sweep and makes MLflow equal to it (`tracking_views` says what is shown, `tracking_mirror` finds
-the difference). A server that is away costs nothing but time: the next snapshot that gets through
-holds everything that was missed, and so does the first one after a killed driver is restarted.
+There is no queue of events. Every few seconds the thread takes a snapshot of the sweep and makes
+MLflow equal to it (`views` says what is shown, `mirror` finds the difference). A server that is
+away costs nothing but time: the next snapshot that gets through holds everything that was missed,
+and so does the first one after a killed driver is started again.
 """
 
 import contextlib
@@ -53,9 +53,9 @@ class Tracker:
         interval_seconds: float = 5.0,
         longest_pause_seconds: float = 60.0,
     ) -> None:
-        """`uri` is `sqlite:///…/mlflow.db` or a server's `http(s)://…`.
+        """Connects to nothing yet. `uri` is `sqlite:///…/mlflow.db` or a server's `http(s)://…`.
 
-        `artifact_location` is where a *new* experiment keeps its files: a folder beside an
+        `artifact_location` is where a *new* experiment keeps its files: a folder next to an
         SQLite file, usually `None` (the server's own place) with a server. `loader_module` holds
         `_load_pyfunc(path)`, which turns the files of `attach_model` into a model. While the
         server is away the interval doubles from try to try, up to `longest_pause_seconds`.
@@ -78,10 +78,9 @@ class Tracker:
         self._thread: threading.Thread | None = None
 
     def check(self) -> None:
-        """Make sure that a sweep could be tracked, creating the experiment if it is new.
+        """Makes sure that a sweep can be tracked; creates the experiment if it is new.
 
-        Raises `InputError` saying what is wrong with the server, the URI or the experiment. For
-        the start of a new sweep: one that is resumed may go on without its server.
+        Raises `InputError` saying what is wrong with the server, the URI or the experiment.
         """
         try:
             self._connect()
@@ -92,7 +91,7 @@ class Tracker:
             ) from error
 
     def discard(self) -> None:
-        """Begin the experiment anew: what it held is no longer shown, in any sweep's name.
+        """Begins the experiment anew: nothing that it held is shown any longer.
 
         MLflow keeps the names of deleted experiments, so the old one is renamed first.
         """
@@ -102,9 +101,9 @@ class Tracker:
         self.check()
 
     def start(self, snapshot: Callable[[], Snapshot]) -> None:
-        """Keep MLflow equal to what `snapshot()` returns, from a thread of its own.
+        """Starts the thread that keeps MLflow equal to what `snapshot()` returns.
 
-        `snapshot` is called from that thread, so it must be safe to call beside the sweep.
+        `snapshot` is called in that thread, so it must be safe to call while the sweep runs.
         """
         if self._thread is not None:
             raise RuntimeError("The tracker was started already; a sweep has one thread for it.")
@@ -114,10 +113,10 @@ class Tracker:
         self._thread.start()
 
     def sync(self, snapshot: Snapshot) -> None:
-        """Make MLflow equal to `snapshot` now; unchanged, it costs no call.
+        """Makes MLflow equal to `snapshot` now; if nothing has changed, it costs no call.
 
-        Raises whatever kept it from doing so. Nothing is lost then: the next sync reads what
-        arrived and adds the rest.
+        Raises the error that kept it from doing so. Nothing is lost then: the next sync reads
+        what has arrived and adds the rest.
         """
         with self._syncing:
             # forgotten until all went well: after a failure it is unknown what has arrived
@@ -141,7 +140,7 @@ class Tracker:
             self._mirror = mirror
 
     def attach_model(self, point: FrontierPoint, folder: Path) -> None:
-        """Have an exported model uploaded to its point's logged model, once, by a later sync.
+        """Has a later sync upload an exported model to its point's logged model, once.
 
         The folder must stay as it is until `close` returns `True`. The logged model is `READY`
         from then on; one without files is `PENDING`.
@@ -151,7 +150,7 @@ class Tracker:
         self._models[point.trial_id, point.rung] = folder
 
     def attach_files(self, *paths: Path) -> None:
-        """Have files (the figure, the report) put beside the sweep's run by a later sync.
+        """Has a later sync upload files (the figure, the report) to the sweep's run.
 
         They replace files of the same name and must stay until `close` returns `True`.
         """
@@ -161,7 +160,7 @@ class Tracker:
             self._files[path.name] = path
 
     def close(self, *, timeout_seconds: float) -> bool:
-        """Show the last snapshot and end the thread.
+        """Shows the last snapshot and ends the thread.
 
         A sweep that is not finished is shown as interrupted. `False` if MLflow could not be
         brought up to date in time; nothing is lost, the sweep's next start catches up.
@@ -195,13 +194,13 @@ class Tracker:
         return min(self._interval_seconds * 2.0**doublings, self._longest_pause_seconds)
 
     def _attempt(self, snapshot: Callable[[], Snapshot], *, closing: bool, silent: bool) -> bool:
-        """One sync; a failure of any kind is a reason to try again, never to stop the sweep."""
+        """Syncs once; a failure of any kind is a reason to try again, never to stop the sweep."""
         try:
             latest = snapshot()
             if closing and not latest.finished:
                 latest = replace(latest, interrupted=True)
             self.sync(latest)
-        except Exception as error:  # the thread must outlive whatever a server may answer
+        except Exception as error:  # the thread must outlive any answer of a server
             if not silent:
                 _log.warning(
                     "MLflow at %s is not up to date (%s); the sweep goes on and the tracker "
@@ -213,7 +212,7 @@ class Tracker:
         return True
 
     def _connect(self) -> tuple[MlflowClient, str]:
-        """A client and the experiment's id; the experiment is made if there is none."""
+        """Returns a client and the experiment's id; creates the experiment if there is none."""
         # MLflow prints two lines for every run that ends; a sweep has thousands
         os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
         _probe(self._uri)
@@ -244,7 +243,7 @@ def tracker_for(config: TrackingConfig, folder: SweepFolder) -> Tracker:
 
 
 def _probe(uri: str) -> None:
-    """Raise `URLError` at once if no server answers there; MLflow itself retries for minutes."""
+    """Raises `URLError` at once if no server answers there; MLflow itself retries for minutes."""
     if not uri.startswith(("http://", "https://")):
         return
     try:
@@ -259,7 +258,7 @@ def _probe(uri: str) -> None:
 
 @contextlib.contextmanager
 def _quiet_migration() -> Iterator[None]:
-    """Keep the making of a new SQLite file, which logs each table change, out of the console."""
+    """Keeps the creation of a SQLite file, which logs each change of a table, off the console."""
     loggers = [logging.getLogger(name) for name in ("alembic", "mlflow.store.db.utils")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

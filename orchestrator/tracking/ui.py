@@ -1,4 +1,4 @@
-"""The MLflow UI of a sweep."""
+"""MLflow's UI of a sweep."""
 
 import os
 import socket
@@ -15,9 +15,9 @@ LOOPBACK = "127.0.0.1"
 
 
 def serve(sweep: str | None, *, port: int, console: Console) -> None:
-    """Becomes the MLflow UI on loopback: whoever stops this process stops that.
+    """Replaces this process by MLflow's UI on loopback, so that Ctrl-C ends it.
 
-    Without `sweep`, for the newest under ./runs. A sweep tracked on a server has its UI there:
+    Without `sweep` it shows the newest under ./runs. A sweep tracked on a server has its UI there:
     its address is shown. Raises `InputError` when there is no sweep or the port is taken.
     """
     folder = SweepFolder.find(sweep if sweep is not None else _newest())
@@ -30,7 +30,7 @@ def serve(sweep: str | None, *, port: int, console: Console) -> None:
     sys.stdout.flush()
     command = (
         *(sys.executable, "-m", "mlflow", "ui", "--host", LOOPBACK, "--port", str(port)),
-        # one user, one machine: no workers beside, nobody to run jobs for
+        # one user, one machine: one worker is enough, and there are no jobs to run
         *("--workers", "1", "--backend-store-uri", folder.tracking_uri),
     )
     environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}

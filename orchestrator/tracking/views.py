@@ -1,6 +1,6 @@
-"""What MLflow shall hold of a sweep: pure functions from the ledger's records to plain data.
+"""Views of a sweep for MLflow: pure functions from the ledger's records to plain data.
 
-Nothing here talks to MLflow, so that what is shown can be read, and tested, in one place.
+Nothing here talks to MLflow, so that all that is shown can be read, and tested, in one place.
 
 | MLflow | holds | found by the tags |
 |---|---|---|
@@ -48,7 +48,7 @@ STATUSES: Mapping[TrialState, str] = {
     TrialState.FAILED: "FAILED",
     TrialState.INFEASIBLE: "KILLED",  # refused before it trained; FAILED is left for what broke
 }
-"""How MLflow's run status, coarser than ours, shows a trial's state; the tag has the state."""
+"""MLflow's run status for each state of a trial. It is coarser; the tag has the state itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,27 +58,27 @@ class Snapshot:
     sweep_id: str
     """Stays the same when the sweep is resumed or extended."""
     name: str
-    """What people call it; the parent run's name."""
+    """The sweep's name, which is the parent run's."""
     config: Mapping[str, Any]
     """The resolved config, in JSON types."""
     trials: tuple[TrialRecord, ...]
     """Every trial suggested so far."""
     frontier: Frontier
-    """Of those trials' measurements."""
+    """The frontier of these trials' measurements."""
     sweep_flops: float
     """Training FLOPs of all trials so far, repeats included."""
     hypervolume: float
-    """Of the frontier, over log10 FLOPs × error."""
+    """The frontier's hypervolume, over log10 FLOPs × error."""
     elapsed_seconds: float
     """Wall time the sweep has run."""
     finished: bool
-    """The budget is spent. Trials that the wall time ended are paused until it is raised."""
+    """True if the budget is spent. Trials that the wall time ended pause until it is raised."""
     interrupted: bool = False
-    """Unfinished, and its driver has left; a resumed sweep goes on."""
+    """True if it is unfinished and its driver has left; a resumed sweep goes on."""
 
     @property
     def idle(self) -> bool:
-        """No driver is at work, so that no trial runs."""
+        """True if no driver is at work, so that no trial runs."""
         return self.finished or self.interrupted
 
     def __post_init__(self) -> None:
@@ -117,7 +117,7 @@ class RunView:
     start_ms: int | None
     """Unix milliseconds; `None` lets MLflow take the moment of creation."""
     end_ms: int | None
-    """Unix milliseconds, for a run that has ended."""
+    """Unix milliseconds; `None` for a run that has not ended."""
     tags: Mapping[str, str]
     params: Mapping[str, str]
     metrics: tuple[MetricValue, ...]
@@ -135,7 +135,7 @@ class ModelView:
 
 
 def sweep_view(snapshot: Snapshot, *, now_ms: int) -> RunView:
-    """The parent run. Its metrics are the totals of this moment, at the step `elapsed_seconds`."""
+    """Returns the parent run, whose metrics are the totals now, at the step `elapsed_seconds`."""
     states = Counter(trial.state for trial in snapshot.trials)
     totals = {
         "sweep_flops": snapshot.sweep_flops,
@@ -165,7 +165,7 @@ def sweep_view(snapshot: Snapshot, *, now_ms: int) -> RunView:
 def trial_view(
     trial: TrialRecord, *, sweep_id: str, parent_run_id: str, on_frontier: bool, paused: bool
 ) -> RunView:
-    """A trial's run, nested under the parent: one step a rung.
+    """Returns a trial's run, nested under the parent: one step a rung.
 
     A `paused` one, unfinished in a sweep that is idle, is SCHEDULED: it goes on when that does.
     """
@@ -197,7 +197,7 @@ def trial_view(
 
 
 def model_view(point: FrontierPoint, trial: TrialRecord, *, sweep_id: str) -> ModelView:
-    """A frontier point's logged model: what its trial measured at its rung."""
+    """Returns a frontier point's logged model, with its recipe and its measurement."""
     return ModelView(
         # a model's name may not hold these characters
         name=re.sub(r"[/:.%\"']", "-", f"{point.trial_id}-rung-{point.rung}"),
@@ -213,7 +213,7 @@ def model_view(point: FrontierPoint, trial: TrialRecord, *, sweep_id: str) -> Mo
 
 
 def frontier_table(frontier: Frontier) -> dict[str, Any]:
-    """The frontier as `{"columns": [...], "data": [[...], ...]}`, which MLflow shows as a table.
+    """Returns the frontier as `{"columns": [...], "data": [[...], ...]}`, a table to MLflow.
 
     A recipe's names differ from method to method: a column that a point lacks holds `None`.
     """
@@ -238,7 +238,7 @@ def _row(point: FrontierPoint) -> dict[str, Any]:
 
 
 def _measured(trial: TrialRecord, measurement: Measurement) -> Iterator[MetricValue]:
-    """The measurement's known fields, at the step `rung`.
+    """Returns the measurement's known fields, at the step `rung`.
 
     The time is computed from the record, not read from a clock: MLflow takes a value logged twice
     at the same time for one, so that anything may be logged again after a crash.
@@ -252,14 +252,14 @@ def _measured(trial: TrialRecord, measurement: Measurement) -> Iterator[MetricVa
 def _metrics(
     values: Mapping[str, float | None], *, step: int, timestamp_ms: int
 ) -> Iterator[MetricValue]:
-    """Those that are numbers: MLflow would store NaN as 0 in a model, and infinity as 1.8e308."""
+    """Leaves out what is not finite: MLflow would store NaN as 0 and infinity as 1.8e308."""
     for key, value in values.items():
         if value is not None and math.isfinite(value):
             yield MetricValue(key=key, value=float(value), step=step, timestamp_ms=timestamp_ms)
 
 
 def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """`{"a": {"b": 1}}` as `("a.b", 1)`; lists stay whole."""
+    """Flattens `{"a": {"b": 1}}` to `("a.b", 1)`; lists stay whole."""
     for key, value in config.items():
         if isinstance(value, Mapping) and value:
             yield from _flat(value, f"{prefix}{key}.")
@@ -268,7 +268,7 @@ def _flat(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def _params(values: Mapping[str, Any]) -> dict[str, str]:
-    """Names and texts that MLflow accepts; strings as they are, everything else as JSON."""
+    """Returns names and texts that MLflow accepts; strings as they are, all else as JSON."""
     return {
         re.sub(r"[^\w\-. ]", "_", name)[:MAX_NAME_LENGTH]: _shortened(
             value if isinstance(value, str) else json.dumps(value)

@@ -208,6 +208,9 @@ def test_a_users_mistake_is_raised_with_its_sentence(
     wrong = replace(setting, backbone=BackboneSource(model="test_rsnet"))
     with pytest.raises(InputError, match="neither a timm model"):
         actor.reset_config(config(wrong))
+    absent = replace(setting, task=TaskSource(source="/not/on/this/node"))
+    with pytest.raises(InputError, match="^task.source='/not/on/this/node' does not exist"):
+        actor.reset_config(config(absent))
 
 
 def test_test_error_is_measured_from_a_checkpoint(

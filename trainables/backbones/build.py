@@ -43,7 +43,7 @@ def build(source: BackboneSource, *, num_classes: int) -> nn.Module:
     except Exception as error:  # whatever a model's constructor may raise
         raise InputError(
             f"backbone.model={source.model!r} cannot be built with num_classes={num_classes} and "
-            f"args={dict(source.args)!r} ({_reason(error)}); mend backbone.args."
+            f"backbone.args={dict(source.args)!r} ({_reason(error)}); mend backbone.args."
         ) from error
     if not isinstance(model, nn.Module):
         raise InputError(
@@ -101,7 +101,7 @@ def load_into(model: nn.Module, weights: Weights, *, source: BackboneSource) -> 
         count = "1 tensor differs" if len(misfits) == 1 else f"{len(misfits)} tensors differ"
         raise InputError(
             f"backbone.weights={source.weights!r} does not fit {source.model}: {misfits[0]} "
-            f"({count}); name the architecture and args it was trained with."
+            f"({count}); give the backbone.model and the backbone.args that it was trained with."
         )
     model.load_state_dict({n: weights[n] for n in own if n in weights}, strict=False)
 

@@ -1,4 +1,4 @@
-"""What the config says of the backbone: plain values that travel to the nodes."""
+"""The backbone as the config names it: plain values that travel to the nodes."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,13 +18,13 @@ class BackboneSource:
     model: str
     """A timm model name, or `module:factory` for a callable taking `num_classes` and `args`."""
     weights: LocalPath | None = None
-    """`hub` for timm's hub, a path to a safetensors or state-dict file, None for random ones."""
+    """`hub` (timm's), or a path to a safetensors or state-dict file; None: random weights."""
     args: Mapping[str, Any] = field(default_factory=dict)
     """Further keyword arguments of the model's constructor."""
     mean: tuple[float, float, float] | None = None
     """Channel means that inputs are normalised by, 0-1; None: the model's own, else ImageNet's."""
     std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = None
-    """Channel deviations, likewise."""
+    """Channel standard deviations that inputs are normalised by, in the same way."""
 
     def __post_init__(self) -> None:
         for name in ("mean", "std"):  # JSON has no tuples

@@ -1,1 +1,1 @@
-"""Where images come from, how they are split, and how they are kept."""
+"""Images: their sources, their splits, and how they are kept and shown."""

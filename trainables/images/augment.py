@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
 
-# What strength 1 may do; smaller strengths do so much of it.
+# The largest changes, which strength 1 makes; a smaller strength makes its share of them.
 _MAX_CROP = 0.6  # share of the area cut away
 _MAX_TURN = math.radians(20)
 _MAX_SHEAR = 0.3  # along either axis, as in RandAugment (arXiv 1909.13719)
@@ -16,7 +16,7 @@ _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
 def augment(images: Tensor, *, strength: float, mirror: bool, generator: Generator) -> Tensor:
-    """`images` [B, 3, R, R], 0-255, each changed in its own way; float32, 0-255.
+    """Returns `images` [B, 3, R, R], 0-255, each changed in its own way; float32, 0-255.
 
     A crop of random place and size, a small turn, a shear and, with `mirror`, a flip for half of
     them, in one bilinear resampling that reflects at the borders; then brightness, contrast and
@@ -46,7 +46,7 @@ def model_inputs(
     mean: Tensor | Sequence[float],
     std: Tensor | Sequence[float],
 ) -> Tensor:
-    """`images` [B, 3, R, R], 0-255, as the network takes them: [B, 3, r, r], normalised float32.
+    """Returns `images` [B, 3, R, R], 0-255, as the network takes them: normalised [B, 3, r, r].
 
     Resized antialiased bilinear where R differs from r. `mean` and `std` [3] are of pixels in
     0-1, as timm gives them; tensors on the images' device spare a copy.
@@ -61,7 +61,7 @@ def model_inputs(
 
 
 def _affine(draws: Tensor, *, strength: float, mirror: bool) -> Tensor:
-    """[B, 2, 3] from uniform `draws` [7, B]: where in its source each output pixel looks.
+    """Returns [B, 2, 3] from uniform `draws` [7, B]: the place in its source of each output pixel.
 
     A flip comes first, then the shear [[1, x], [y, 1]], the turn, the crop's size and its place.
     """
@@ -77,7 +77,7 @@ def _affine(draws: Tensor, *, strength: float, mirror: bool) -> Tensor:
 
 
 def _recolor(pixels: Tensor, draws: Tensor, *, strength: float) -> Tensor:
-    """`pixels` [B, 3, R, R] with brightness, contrast and saturation from `draws` [3, B].
+    """Changes brightness, contrast and saturation of `pixels` [B, 3, R, R] by `draws` [3, B].
 
     With b, c, s the three factors, g a pixel's grey and m the image's mean grey:
     b · (c · (s·x + (1-s)·g) + (1-c)·m), which is one weighted sum of x, g and m.

@@ -1,4 +1,4 @@
-"""The catalogue of a source: what can be known of its images without decoding them."""
+"""The catalogue of a source: everything that is known of its images before they are decoded."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class RawImage:
     """An image that has not been decoded yet."""
 
     where: str
-    """The file, and the row in it, for messages."""
+    """The file, and the row in it, as messages name them."""
     open: Callable[[], Image.Image]
     """Opens it; called once, in a decoding thread."""
 
@@ -39,7 +39,7 @@ class Part:
     labels: NDArray[np.int64]
     """[n] index into the catalogue's class names."""
     rows: NDArray[np.intp]
-    """[n] where in the source each of them lies, ascending."""
+    """[n] place of each of them in the source, ascending."""
     images: Callable[[NDArray[np.intp]], Iterator[RawImage]]
     """The images at some ascending `rows`, in that order, streamed."""
 
@@ -62,14 +62,14 @@ class Origin(Protocol):
         ...
 
     def identity(self) -> list[Any]:
-        """JSON values that change whenever the images may have."""
+        """Returns JSON values that change whenever the images may have changed."""
         ...
 
     def read(self) -> Catalog:
-        """The catalogue; reads labels, decodes nothing. Raises `InputError`."""
+        """Reads the labels, decodes nothing. Raises `InputError` where the catalogue is unfit."""
         ...
 
 
 def part_named(name: str) -> str | None:
-    """`train`, `validation` or `test` if `name` is one of their usual spellings."""
+    """Returns `train`, `validation` or `test` if `name` is one of their usual spellings."""
     return _PART_NAMES.get(name.lower())

@@ -11,7 +11,7 @@ _SIXTEEN_BIT_MODES = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 
 
 def decode_square(raw: RawImage, *, resolution: int) -> NDArray[np.uint8]:
-    """`raw` as uint8 [3, resolution, resolution], turned upright as its EXIF says.
+    """Decodes `raw` to uint8 [3, resolution, resolution], turned upright as its EXIF says.
 
     The short side is resized to `resolution`, antialiased bicubic, and the middle square is kept.
     Transparency lies on white, 16-bit grey is scaled to 8 bits, grey becomes three equal channels,
@@ -34,7 +34,7 @@ def decode_square(raw: RawImage, *, resolution: int) -> NDArray[np.uint8]:
 
 
 def short_side(raw: RawImage) -> int:
-    """Pixels of the image's short side, from its header alone."""
+    """Returns the pixels of the image's short side, from its header alone."""
     try:
         with raw.open() as image:
             return min(image.size)

@@ -35,7 +35,7 @@ SUFFIXES = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class ClassFolders:
-    """Class folders, of one pool or under each of `train`, `validation` and `test`."""
+    """Class folders: one pool of them, or one under each of `train`, `validation` and `test`."""
 
     root: Path
     files: Mapping[str, Mapping[str, Sequence[Path]]]
@@ -60,7 +60,7 @@ class ClassFolders:
 
 
 def find_class_folders(root: Path) -> ClassFolders:
-    """The images under `root`, listed. Raises `InputError` for an empty class or unequal classes.
+    """Lists the images under `root`. Raises `InputError` for an empty class or unequal classes.
 
     `root` is cut in parts if its folder `train` (or `training`) holds folders itself; a folder
     of that name that holds images is a class like any other.

@@ -59,10 +59,9 @@ class _HubShard:
 def load_hub(
     name: str, columns: ColumnNames, *, subset: str | None, revision: str | None
 ) -> HubDataset:
-    """The dataset `name` of the Hub, downloaded where this machine does not have it yet.
+    """Returns the dataset `name` of the Hub, downloaded where this machine does not have it yet.
 
-    A dataset that cannot be had, for want of network or because there is none of that name,
-    raises `InputError`.
+    Raises `InputError` when it cannot be had, because there is no network or no such dataset.
     """
     import datasets  # a second's work, which only this kind of source needs
 
@@ -79,7 +78,7 @@ def load_hub(
 
 
 def pick_splits(splits: Mapping[str, Any], columns: ColumnNames) -> HubDataset:
-    """The parts among `splits`, a `datasets.DatasetDict` or the like; the first of each name."""
+    """Finds the parts among `splits`, a `datasets.DatasetDict` or the like; the first of each."""
     chosen: dict[str, str] = {}
     for name in splits:
         if part := part_named(name):

@@ -1,4 +1,4 @@
-"""Arrays in files, mapped into memory: what is read is held once for all processes of a node."""
+"""Arrays in files, mapped into memory, which all processes of a node hold once together."""
 
 import mmap
 import sys
@@ -15,9 +15,9 @@ _MAP_NORESERVE = 0x4000 if sys.platform == "linux" else 0
 
 
 def map_private(file: BinaryIO, *, dtype: DTypeLike, shape: tuple[int, ...], offset: int) -> Tensor:
-    """The array of `shape` that begins `offset` bytes into `file`; it outlives the open file.
+    """Maps the array of `shape` that begins `offset` bytes into `file`; it outlives the open file.
 
-    Only what is read takes memory, until it is written to.
+    Only the pages that are read take memory, until one is written to.
 
     Copy on write: PyTorch warns of read-only arrays, and no reader may change the file. NumPy's own
     map of that kind reserves memory for every page, and fails for files larger than the machine's.

@@ -112,7 +112,7 @@ class ParquetShard:
 def find_parquet(
     filesystem: pyarrow.fs.FileSystem, folder: str, columns: ColumnNames
 ) -> ParquetFolder | None:
-    """The Parquet files of `folder`, or `None` if it holds none.
+    """Finds the Parquet files of `folder`; returns `None` if it holds none.
 
     Raises `InputError` if none of them belongs to a part.
     """
@@ -147,6 +147,6 @@ def _parquet_files(filesystem: pyarrow.fs.FileSystem, folder: str) -> Iterator[p
 
 
 def _part_of(path: PurePosixPath) -> str | None:
-    """By the file's first word, or else by its folder's name."""
+    """Tells the part by the file's first word, or else by its folder's name."""
     word = path.stem.replace("_", "-").replace(".", "-").split("-")[0]
     return part_named(word) or part_named(path.parent.name)

@@ -18,7 +18,7 @@ from trainables.errors import InputError, Key
 
 @dataclass(frozen=True, kw_only=True)
 class ColumnNames:
-    """The columns to read; `None` is found from the schema."""
+    """The columns that the task names; `None` is found from the schema."""
 
     image: str | None = None
     label: str | None = None
@@ -29,24 +29,24 @@ class Shard(Protocol):
 
     @property
     def where(self) -> str:
-        """Its name, for messages."""
+        """Its name, as messages have it."""
         ...
 
     @property
     def schema(self) -> pa.Schema: ...
 
     def column(self, name: str) -> pa.ChunkedArray:
-        """A whole column."""
+        """Reads a whole column."""
         ...
 
     def batches(self, name: str, rows: NDArray[np.intp]) -> Iterator[pa.Array]:
-        """The column's values at some ascending rows, in that order, streamed."""
+        """Streams the column's values at some ascending rows, in that order."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """What a table's schema says of its images and labels."""
+    """The columns of a table's images and labels, as its schema has them."""
 
     image: str
     """Name of the column that holds images."""
@@ -59,7 +59,7 @@ class Columns:
 
 
 def find_columns(shard: Shard, names: ColumnNames) -> Columns:
-    """The columns that `names` asks for or the schema makes plain; else `InputError`."""
+    """Finds the columns that `names` asks for or the schema makes plain; else `InputError`."""
     features = _features(shard)
     images = [name for name, feature in features.items() if feature.get("_type") == "Image"]
     if not images:
@@ -94,7 +94,7 @@ def _features(shard: Shard) -> dict[str, dict[str, Any]]:
 
 
 def _choose(shard: Shard, named: str | None, candidates: Sequence[str], *, usual: str) -> str:
-    """The column that the config names, or else the only one that can be meant."""
+    """Returns the column that the config names, or else the only one that can be meant."""
     key = Key(f"{usual}_column")
     columns = ", ".join(shard.schema.names)
     if named is not None:
@@ -155,7 +155,7 @@ def _checked_label_type(shard: Shard, label: str) -> pa.DataType:
 
 
 def _label_type(kind: pa.DataType) -> pa.DataType | None:
-    """What labels stored as `kind` are read as: int64 or text; `None` if they are no labels."""
+    """Returns the type as which labels of `kind` are read: int64 or text; `None` for no labels."""
     if pa.types.is_dictionary(kind):
         return _label_type(kind.value_type)
     if pa.types.is_integer(kind):

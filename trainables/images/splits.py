@@ -1,4 +1,4 @@
-"""The splits: which images train, which choose, which judge."""
+"""The splits of a task into images that train, that choose and that judge."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -44,18 +44,18 @@ def plan_splits(
     max_train_images: int | None = None,
     max_validation_images: int | None = None,
 ) -> dict[str, SplitRows]:
-    """Train, validation and test of a source, and `devtest` where the rule holds one out.
+    """Plans train, validation and test, and `devtest` where the rule holds one out.
 
     `parts` are the labels of the official parts, `TRAIN_SHARES` is the rule. Cuts are seeded and
     stratified, equal on every machine. Every class is in train and validation, and in test where
-    that is cut here; else `InputError` names the class. `devtest` is for judging the search
-    itself and is never read by a sweep; it is left out where it would be empty.
+    that is cut here; else `InputError` names the class. `devtest` judges the search itself and is
+    never read by a sweep; it is left out where it would be empty.
     """
     shares = TRAIN_SHARES.get(frozenset(parts))
     if shares is None:
         raise InputError(
             f"The parts found are {', '.join(sorted(parts)) or 'none'}, but images to train on "
-            "are needed; name a part 'train', alone or beside 'validation' and 'test'."
+            "are needed; name a part 'train', alone or next to 'validation' and 'test'."
         )
     required = [split for split in shares if split != DEVTEST]
     _check_classes(parts, class_names, required=required, shares=shares)
@@ -78,7 +78,7 @@ def plan_splits(
 def stratified_cut(
     labels: Labels, *, shares: Mapping[str, int], required: Collection[str], seed: int
 ) -> dict[str, Indices]:
-    """`labels` cut into one piece per share: disjoint, covering, ascending positions.
+    """Cuts `labels` into one piece per share: disjoint, covering, ascending positions.
 
     Every piece has its share of every class to within one image, and every piece in `required`
     at least one image of each class, which needs as many images of it as there are such pieces.
@@ -92,7 +92,7 @@ def stratified_cut(
 
 
 def stratified_sample(labels: Labels, *, limit: int, seed: int, key: Key) -> Indices:
-    """Ascending positions of `limit` of the `labels`, or of all if they are no more.
+    """Returns ascending positions of `limit` of the `labels`, or of all if there are no more.
 
     One image of every class is chosen first, the rest in proportion. Raises `InputError` when
     `limit`, which the user sets as `key`, is below the number of classes.
@@ -118,7 +118,7 @@ def stratified_sample(labels: Labels, *, limit: int, seed: int, key: Key) -> Ind
 def _apportion(
     counts: NDArray[np.int64], quotas: NDArray[np.int64], floors: NDArray[np.int64]
 ) -> NDArray[np.int64]:
-    """[C, K] images of each class that each piece gets; rows add up to `counts`.
+    """Returns [C, K], the images of each class that each piece gets; rows add up to `counts`.
 
     Class by class, every piece first gets the whole images of its share; the images left over go
     to the pieces that are owed most, counting earlier classes, so that equal classes do not all
@@ -141,7 +141,7 @@ def _apportion(
 def _lift_to_floors(
     given: NDArray[np.int64], lacking: NDArray[np.int64], floors: NDArray[np.int64], unit: int
 ) -> None:
-    """Moves single images, in place, from the pieces most above their share to those too low."""
+    """Moves single images in place, from the pieces most above their share to those below."""
     for piece in np.flatnonzero(given < floors):
         donors = np.flatnonzero(given > floors)
         donor = donors[np.argmin(lacking[donors])]
@@ -150,7 +150,7 @@ def _lift_to_floors(
 
 
 def _draw(labels: Labels, table: NDArray[np.int64], *, seed: int) -> list[Indices]:
-    """Random images of each class to each piece, as many as `table` [C, K] says."""
+    """Draws random images of each class for each piece, as many as `table` [C, K] says."""
     # The raw stream of a bit generator is the one that NumPy promises never to change (NEP 19).
     keys = np.random.PCG64(seed).random_raw(len(labels))
     order = np.lexsort((keys, labels))  # class by class, shuffled within

@@ -58,15 +58,15 @@ class ImageStore:
     splits: Mapping[str, Split]
     """`train`, `validation` and `test`, and `devtest` where one is held out."""
     folder: Path
-    """Where it lies; its name tells of everything that the images depend on."""
+    """Its folder, whose name depends on everything that the images depend on."""
 
 
 def open_store(source: TaskSource, *, resolution: int, cache_dir: Path) -> ImageStore:
-    """The images of `source` as squares of side `resolution`, decoded by whoever comes first.
+    """Returns the images of `source` as squares of side `resolution`, decoded once per node.
 
-    They lie under `cache_dir` in a folder named after everything that they depend on. Whoever
-    finds none decodes, while others wait; the folder appears whole or, if the writer is killed,
-    not at all. Raises `InputError` for bad sources, corrupt images and a full disk.
+    They lie under `cache_dir` in a folder named after everything that they depend on. The first
+    process that finds none decodes, while others wait; the folder appears whole or, if the writer
+    is killed, not at all. Raises `InputError` for bad sources, corrupt images and a full disk.
     """
     if resolution < 1:
         raise InputError(Key("resolution"), f"={resolution} must be at least 1 pixel.")
@@ -124,9 +124,9 @@ def _write_store(folder: Path, source: TaskSource, origin: Origin, *, resolution
     if needed_bytes > shutil.disk_usage(folder.parent).free:
         raise _no_room(folder.parent, f"{needed_bytes / 1e9:.1f} GB")
 
-    for stale in folder.parent.glob(f".{folder.name}-*"):  # a killed writer's; we hold the lock
+    for stale in folder.parent.glob(f".{folder.name}-*"):  # a killed writer left it
         shutil.rmtree(stale, ignore_errors=True)
-    # Beside its final place, because a rename is atomic within a file system only.
+    # Next to its final place, because a rename is atomic within a file system only.
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         _write_files(temporary, catalog, plan, resolution=resolution)
@@ -180,7 +180,7 @@ def _decode_part(
 
 
 def _decoded(raw_images: Iterator[RawImage], *, resolution: int) -> Iterator[bytes]:
-    """The pixels of `raw_images` in their order, decoded by a few threads.
+    """Yields the pixels of `raw_images` in their order, decoded by a few threads.
 
     Pillow decodes outside the interpreter's lock. No more than a few chunks are held at a time.
     """

@@ -18,7 +18,7 @@ from trainables.images.schema import ColumnNames, Columns, Shard, find_columns
 
 
 def read_tables(parts: Mapping[str, Sequence[Shard]], names: ColumnNames) -> Catalog:
-    """The catalogue of some tables; equal class names everywhere, or `InputError`."""
+    """Reads the catalogue of tables whose class names are equal; raises `InputError` else."""
     first = parts[TRAIN][0] if TRAIN in parts else next(iter(parts.values()))[0]
     columns = find_columns(first, names)
     labels: dict[str, list[pa.ChunkedArray]] = {}
@@ -50,7 +50,7 @@ def read_tables(parts: Mapping[str, Sequence[Shard]], names: ColumnNames) -> Cat
 
 
 def _label_column(shard: Shard, columns: Columns) -> pa.ChunkedArray:
-    """Labels as int64 or text, none of them null."""
+    """Reads the labels as int64 or text, none of them null."""
     column = shard.column(columns.label)
     if column.null_count:
         row = pc.index(column.is_null(), True).as_py()

@@ -1,4 +1,4 @@
-"""The task: where its images come from, and what is in it."""
+"""The task: the source of its images, and its classes and splits."""
 
 import re
 from collections.abc import Mapping
@@ -35,7 +35,7 @@ _SAMPLED_SIDES = 64
 
 @dataclass(frozen=True, kw_only=True)
 class TaskSource:
-    """Where a task's images come from; plain values that travel to every node.
+    """The source of a task's images; plain values that travel to every node.
 
     The config's `task` section is this record with what a sweep adds to it. The config checks
     types; the record itself checks its values.
@@ -47,9 +47,9 @@ class TaskSource:
     """`digits`, a folder or URI of Parquet files, a folder of class folders (with or without
     train / validation / test above them), or the name of a Hugging Face dataset."""
     subset: str | None = None
-    """Which configuration of a Hugging Face dataset; `None` is its default."""
+    """Configuration of a Hugging Face dataset; `None` is its default."""
     revision: str | None = None
-    """Which commit of a Hugging Face dataset; `None` is its newest."""
+    """Commit of a Hugging Face dataset; `None` is its newest."""
     image_column: str | None = None
     """Column of the images in Parquet files; `None` finds it from the schema."""
     label_column: str | None = None
@@ -57,9 +57,9 @@ class TaskSource:
     classes: tuple[str, ...] | None = None
     """Names of the classes to keep, in label order; `None` keeps all."""
     max_train_images: int | None = None
-    """Keep a stratified sample of so many training images; `None` keeps all."""
+    """Largest number of training images, drawn in proportion to the classes; `None` keeps all."""
     max_validation_images: int | None = None
-    """Keep a stratified sample of so many validation images; `None` keeps all."""
+    """Largest number of validation images, drawn alike: measuring a rung costs a pass over them."""
     split_seed: int = 0
     """Seed of the splits that are cut because the source lacks them, and of the samples."""
 
@@ -90,7 +90,7 @@ class TaskSource:
                 raise InputError(Key(name), f"={getattr(self, name)!r} {rule}.")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types."""
+        """Returns plain JSON types."""
         values = asdict(self)
         return values | {"classes": None if self.classes is None else list(self.classes)}
 
@@ -104,7 +104,7 @@ class TaskSource:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "TaskSource":
-        """The source whose `to_dict` gave `values`; other names raise."""
+        """Returns the source whose `to_dict` gave `values`; other names raise."""
         known = [f.name for f in fields(cls)]
         if unknown := sorted(set(values) - set(known)):
             raise InputError(
@@ -115,11 +115,11 @@ class TaskSource:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskSummary:
-    """What is in a task, from its labels and a few image headers."""
+    """The classes and splits of a task, from its labels and a few image headers."""
 
     class_names: tuple[str, ...]
     official: tuple[str, ...]
-    """The parts that the source itself is cut in; only `train`: one pool."""
+    """The parts that the source itself is cut in; `train` alone is one pool."""
     class_counts: Mapping[str, Mapping[str, int]]
     """Images of every class in every split, after cutting and sampling."""
     typical_side: int
@@ -129,14 +129,14 @@ class TaskSummary:
 
     @property
     def images(self) -> dict[str, int]:
-        """Number of images in every split."""
+        """The number of images in every split."""
         return {split: sum(counts.values()) for split, counts in self.class_counts.items()}
 
 
 def inspect(source: TaskSource) -> TaskSummary:
-    """What a sweep over `source` would see; reads labels only, so it takes seconds at most.
+    """Summarises the task as a sweep sees it; reads labels only, so it takes seconds at most.
 
-    Raises `InputError` for whatever can be wrong but the pixels of an image.
+    Raises `InputError` for everything that can be wrong but the pixels of an image.
     """
     origin = find_origin(source)
     catalog, plan = read_plan(source, origin)
@@ -157,7 +157,7 @@ def inspect(source: TaskSource) -> TaskSummary:
 
 
 def read_plan(source: TaskSource, origin: Origin) -> tuple[Catalog, dict[str, SplitRows]]:
-    """The catalogue of `origin` with the classes that `source` keeps, and its splits."""
+    """Returns the catalogue of `origin` with the classes that `source` keeps, and its splits."""
     catalog = origin.read()
     if source.classes is not None:
         catalog = _keep_classes(catalog, source.classes)
@@ -172,7 +172,7 @@ def read_plan(source: TaskSource, origin: Origin) -> tuple[Catalog, dict[str, Sp
 
 
 def find_origin(source: TaskSource) -> Origin:
-    """The form that `source.source` has, its files listed. Raises `InputError` if it has none."""
+    """Tells the form of `source.source` and lists its files; raises `InputError` if it has none."""
     text = source.source
     columns = ColumnNames(image=source.image_column, label=source.label_column)
     if text == DIGITS:

@@ -93,7 +93,7 @@ def test_a_model_that_is_not_there_is_refused(model: str, message: str) -> None:
     ("text", "message"),
     [
         ("make = lambda num_classes: 3", "returned a int; a factory must return a torch.nn.Module"),
-        ("def make(): ...", "num_classes=2 and args={} \\(TypeError.*mend backbone.args"),
+        ("def make(): ...", "num_classes=2 and backbone.args={} \\(TypeError.*mend backbone.args"),
         ("def make(num_classes): raise KeyError('width')", "cannot be built .*KeyError: 'width'"),
         ("raise OSError('no licence')", "cannot be imported \\(OSError: no licence\\)"),
         ("def make(:", "cannot be imported \\(SyntaxError"),
@@ -115,7 +115,7 @@ def test_a_factory_that_makes_no_backbone_is_refused(
 
 
 def test_arguments_that_the_constructor_refuses_are_named() -> None:
-    with pytest.raises(InputError, match="args={'dpeth': 3} \\(TypeError.*dpeth.*mend"):
+    with pytest.raises(InputError, match="backbone.args={'dpeth': 3} \\(TypeError.*dpeth.*mend"):
         build(BackboneSource(model="test_resnet", args={"dpeth": 3}), num_classes=2)
     with pytest.raises(InputError, match="num_classes"):
         build(BackboneSource(model="test_resnet", args={"num_classes": 3}), num_classes=2)
@@ -203,7 +203,10 @@ def test_weights_of_another_model_are_refused_and_nothing_is_changed() -> None:
             state | {"bn1.weight": torch.zeros(3), "extra": torch.zeros(1)},
             "bn1.weight is \\(3,\\) in the file and \\(32,\\) in the model \\(2 tensors differ\\)",
         ),
-        (cifar_resnet(3).state_dict(), "tensors differ\\); name the architecture and args"),
+        (
+            cifar_resnet(3).state_dict(),
+            "tensors differ\\); give the backbone.model and the backbone.args",
+        ),
     ]
     for weights, message in wrong:
         with pytest.raises(InputError, match=message):
