@@ -11,9 +11,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar, get_args, get_type_hi
 
 import yaml
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PositiveFloat,
     PositiveInt,
@@ -21,22 +19,12 @@ from pydantic import (
     model_validator,
 )
 
+from orchestrator.search.budget import Budget
+from orchestrator.section import Section
 from trainables.backbones.source import BackboneSource
 from trainables.errors import InputError, first_line
 from trainables.images.tasks import TaskSource
 from trainables.rungs import rung_levels
-
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-
-
-def _seconds(value: Any) -> Any:
-    """Turns `90`, `90s`, `20m`, `1h30m` or `2d` into seconds."""
-    if not isinstance(value, str):
-        return value
-    text = value.replace(" ", "")
-    if not re.fullmatch(r"(\d+(\.\d+)?[smhd])+", text):
-        raise ValueError("must be seconds, or a duration such as 90s, 20m or 1h30m")
-    return sum(float(n) * _SECONDS[u] for n, u in re.findall(r"([\d.]+)([smhd])", text))
 
 
 def _gpus(value: Any) -> Any:
@@ -46,14 +34,7 @@ def _gpus(value: Any) -> Any:
     raise ValueError("must be a number of GPUs, at least 0, or auto")
 
 
-Seconds = Annotated[PositiveFloat, BeforeValidator(_seconds)]
 Gpus = Annotated[float | Literal["auto"], BeforeValidator(_gpus)]
-
-
-class Section(BaseModel):
-    """A part of the config: frozen, and without keys it does not know."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 C = TypeVar("C", bound=Section)
@@ -78,25 +59,8 @@ class SpaceConfig(Section):
 
     function: str = "filter_pruning"
     """A space of `search_spaces/` by name, or `module:function`."""
-    ranges: dict[str, Any] = {}
+    ranges: dict[str, Any] = Field(default_factory=dict)
     """Parameters narrowed to a range, restricted to choices, or fixed, by name."""
-
-
-class BudgetConfig(Section):
-    """The end of a sweep: the first limit that is reached. Raising a limit extends the sweep."""
-
-    trials: PositiveInt | None = None
-    """Trials, however they end."""
-    sweep_flops: PositiveFloat | None = None
-    """Training FLOPs over all trials; no trial is begun that could exceed it."""
-    wall_time: Seconds | None = None
-    """Seconds, or `90s`, `20m`, `1h30m`; running trials then pause at their next rung."""
-
-    @model_validator(mode="after")
-    def _bounded(self) -> Self:
-        if self.trials is None and self.sweep_flops is None and self.wall_time is None:
-            raise ValueError("needs at least one of trials, sweep_flops and wall_time")
-        return self
 
 
 class RungsConfig(Section):
@@ -199,7 +163,7 @@ class SweepConfig(Section):
     """The task that the backbone was trained on. Methods that train there once more need it."""
     backbone: BackboneSource
     space: SpaceConfig = SpaceConfig()
-    budget: BudgetConfig
+    budget: Budget
     rungs: RungsConfig
     search: SearchConfig = SearchConfig()
     resources: ResourcesConfig = ResourcesConfig()

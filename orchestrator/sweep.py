@@ -18,7 +18,7 @@ from orchestrator.doctor import Examination
 from orchestrator.exporting import checkpoint_of, write_model
 from orchestrator.inputs import SweepInputs
 from orchestrator.search.chance import Chance
-from orchestrator.search.driver import Budget, Driver
+from orchestrator.search.driver import Driver
 from orchestrator.search.strategies import build_strategy
 from orchestrator.store.folder import SweepFolder
 from orchestrator.store.journal import Journal
@@ -99,16 +99,11 @@ class Sweep:
         strategy.sampler.reconcile(ledger.trials())
         keeper = CheckpointKeeper(ledger, folder.trials_uri)
         keeper.tidy()
-        budget = Budget(
-            trials=config.budget.trials,
-            sweep_flops=config.budget.sweep_flops,
-            wall_seconds=config.budget.wall_time,
-        )
         driver = Driver(
             ledger=ledger,
             strategy=strategy,
             keeper=keeper,
-            budget=budget,
+            budget=config.budget,
             levels=levels,
             seed=config.seed,
             max_failures=config.resources.max_failures,
@@ -122,7 +117,7 @@ class Sweep:
         progress = Progress(
             ledger,
             name=config.name,
-            budget=budget,
+            budget=config.budget,
             reference_flops=levels[-1],
             console=self._console,
         )

@@ -7,9 +7,9 @@ next trial, hand in what trials report, and do as they are told.
 import time
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import StrEnum
 
+from orchestrator.search.budget import Budget
 from orchestrator.search.strategy import GO_ON, Decision, Standing, Strategy, Verdict
 from orchestrator.store.ledger import Ledger, TrialRecord, TrialState
 from orchestrator.store.retention import CheckpointKeeper
@@ -27,15 +27,6 @@ class Idle(StrEnum):
     """Running trials decide whether there is one."""
     FINISHED = "finished"
     """The budget is spent, or nothing works."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Budget:
-    """When to stop; None means without limit."""
-
-    trials: int | None = None
-    sweep_flops: float | None = None
-    wall_seconds: float | None = None
 
 
 class Driver:
@@ -78,7 +69,7 @@ class Driver:
     @property
     def out_of_time(self) -> bool:
         """Whether the wall time is spent."""
-        limit = self._budget.wall_seconds
+        limit = self._budget.wall_time
         return limit is not None and self._clock() - self._started >= limit
 
     @property

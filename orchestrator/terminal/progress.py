@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis import units
-from orchestrator.search.driver import Budget
+from orchestrator.search.budget import Budget
 from orchestrator.store.ledger import Ledger, TrialState
 from orchestrator.terminal.frontier_table import FrontierTable
 
@@ -81,8 +81,8 @@ class Progress:
             shares.append(finished / self._budget.trials)
         if self._budget.sweep_flops:
             shares.append(self._ledger.sweep_flops / self._budget.sweep_flops)
-        if self._budget.wall_seconds:
-            shares.append(self._elapsed / self._budget.wall_seconds)
+        if self._budget.wall_time:
+            shares.append(self._elapsed / self._budget.wall_time)
         return min(1.0, max(shares))
 
     def _time_left(self) -> str:

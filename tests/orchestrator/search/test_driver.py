@@ -13,8 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState as StudyState
 
+from orchestrator.search.budget import Budget
 from orchestrator.search.chance import Chance
-from orchestrator.search.driver import HOPELESS_FAILURES, Budget, Driver, Idle
+from orchestrator.search.driver import HOPELESS_FAILURES, Driver, Idle
 from orchestrator.search.halving import Halving
 from orchestrator.search.no_race import NoRace
 from orchestrator.search.pausing_halving import PausingHalving
@@ -250,7 +251,7 @@ def test_a_budget_of_compute_is_never_exceeded_and_never_left_unused(
 
 
 def test_wall_time_pauses_running_trials_and_leaves_them_unfinished(sweep: Sweep) -> None:
-    driver = sweep.driver(budget=Budget(wall_seconds=60))
+    driver = sweep.driver(budget=Budget(wall_time=60))
     trials = [served(driver) for _ in range(4)]
     long = next(trial for trial in trials if last_rung(trial.recipe) > 0)
     sweep.clock.now += 61
@@ -259,23 +260,23 @@ def test_wall_time_pauses_running_trials_and_leaves_them_unfinished(sweep: Sweep
     assert not sweep.ledger.trial(long.trial_id).finished
     sweep.die()
 
-    driver = sweep.driver(budget=Budget(wall_seconds=60))  # the same command: the time is spent
+    driver = sweep.driver(budget=Budget(wall_time=60))  # the same command: the time is spent
     assert driver.next_trial() is Idle.FINISHED
     sweep.die()
 
-    driver = sweep.driver(budget=Budget(wall_seconds=120, trials=4))
+    driver = sweep.driver(budget=Budget(wall_time=120, trials=4))
     Slots(driver).run()
     assert all(trial.state is TrialState.COMPLETE for trial in sweep.ledger.trials())
     assert len(sweep.ledger.trials()) == 4
 
 
 def test_wall_time_between_two_drivers_does_not_count(sweep: Sweep) -> None:
-    driver = sweep.driver(budget=Budget(wall_seconds=60))
+    driver = sweep.driver(budget=Budget(wall_time=60))
     sweep.clock.now += 50
     served(driver)
     sweep.die()
     sweep.clock.now += 10_000
-    driver = sweep.driver(budget=Budget(wall_seconds=60))
+    driver = sweep.driver(budget=Budget(wall_time=60))
     sweep.clock.now += 5
     assert not driver.out_of_time
     sweep.clock.now += 5
@@ -283,7 +284,7 @@ def test_wall_time_between_two_drivers_does_not_count(sweep: Sweep) -> None:
 
 
 def test_a_trial_that_completes_when_time_is_up_is_complete(sweep: Sweep) -> None:
-    driver = sweep.driver(budget=Budget(wall_seconds=60))
+    driver = sweep.driver(budget=Budget(wall_time=60))
     trial = served(driver)
     sweep.clock.now += 61
     report(driver, trial, rung=last_rung(trial.recipe))

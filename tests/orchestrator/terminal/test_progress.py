@@ -5,7 +5,7 @@ from io import StringIO
 
 from rich.console import Console
 
-from orchestrator.search.driver import Budget
+from orchestrator.search.budget import Budget
 from orchestrator.store.ledger import Ledger, TrialState
 from orchestrator.terminal.progress import LINE_SECONDS, REFRESH_SECONDS, Progress
 from tests.orchestrator.fake_trials import LEVELS, Clock, ledger_of, record, reported
@@ -77,8 +77,8 @@ def test_time_left_follows_the_limit_that_is_nearest() -> None:
     for budget, left in (
         (Budget(sweep_flops=12e9), "1 min 40 s left"),
         (Budget(sweep_flops=12e9, trials=100), "1 min 40 s left"),
-        (Budget(wall_seconds=125), "25 s left"),
-        (Budget(trials=6, wall_seconds=1000), "20 s left"),
+        (Budget(wall_time=125), "25 s left"),
+        (Budget(trials=6, wall_time=1000), "20 s left"),
     ):
         shown = Shown(a_sweep(), budget, terminal=False)
         shown.clock.now += 100
@@ -128,7 +128,7 @@ def test_a_resumed_sweep_counts_the_time_before() -> None:
     clock.now += 100
     ledger.suggested(record(0))
     ledger.measured("t0", reported(0))
-    shown = Shown(ledger, Budget(wall_seconds=400), terminal=False)
+    shown = Shown(ledger, Budget(wall_time=400), terminal=False)
     shown.clock.now += 100
     shown.progress.update()
     assert "3 min 20 s left" in shown.text
