@@ -1,14 +1,14 @@
 """Structured pruning of filters, before finetuning."""
 
-from trainables.pruning.plan import Criterion, PruningPlan, Scope, WidthRule
+from trainables.pruning.plan import Criterion, FilterScope, PruningPlan, WidthRule
 from trainables.pruning.pruner import prune, rebuild
 from trainables.pruning.structure import PrunedStructure
 
 __all__ = [
     "Criterion",
+    "FilterScope",
     "PrunedStructure",
     "PruningPlan",
-    "Scope",
     "WidthRule",
     "prune",
     "rebuild",

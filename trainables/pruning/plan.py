@@ -36,7 +36,7 @@ class WidthRule(StrEnum):
     """The residual stream and the representation too; only the classifier's outputs stay."""
 
 
-class Scope(StrEnum):
+class FilterScope(StrEnum):
     """Which filters compete with one another."""
 
     LAYER = "layer"
@@ -61,7 +61,7 @@ class PruningPlan:
     """What makes a filter worth keeping."""
     width_rule: WidthRule = WidthRule.INNER
     """Which channels may go."""
-    scope: Scope = Scope.LAYER
+    scope: FilterScope = FilterScope.LAYER
     """Which filters compete with one another."""
     round_to: int = 1
     """Widths become multiples of this; at least one multiple, never more than there were."""
@@ -74,7 +74,7 @@ class PruningPlan:
         for name, kind in (
             ("criterion", Criterion),
             ("width_rule", WidthRule),
-            ("scope", Scope),
+            ("scope", FilterScope),
         ):
             value = getattr(self, name)
             if value not in tuple(kind):

@@ -20,6 +20,7 @@ from trainables.backbones.skeleton import output_tensors
 from trainables.errors import InfeasibleError
 from trainables.pruning import surgery
 from trainables.pruning.channels.groups import (
+    LAYERS,
     Convolution,
     Side,
     TransposedConvolution,
@@ -148,7 +149,7 @@ class _Outputs:
         """The model's outputs; what was entered last is known even if the pass fails."""
         hooks = []
         for name, module in self._net.named_modules():
-            if isinstance(module, surgery.LAYERS):
+            if isinstance(module, LAYERS):
                 hooks.append(module.register_forward_hook(self._leave(name)))
             if name and not any(True for _ in module.children()):
                 hooks.append(module.register_forward_pre_hook(self._enter(name)))

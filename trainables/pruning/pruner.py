@@ -1,6 +1,5 @@
 """Prunes filters of a pretrained model, and rebuilds a pruned one."""
 
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Hashable, Sequence
 
 import torch
@@ -21,12 +20,12 @@ from trainables.pruning.reductions import Reduction, dropped
 from trainables.pruning.saliency import GateGradients
 from trainables.pruning.selectors import DATA_DRIVEN, SELECTORS, evidence_of
 from trainables.pruning.structure import PrunedStructure, Skipped
+from trainables.remembered import Remembered
 
 Correction = Callable[[Sequence[Reduction]], Absorbing]
 """How layers absorb the inputs that reductions take from them; see `ridge.fit_ridge`."""
 _LEAST_SHARE = {WidthRule.INNER: 0.05, WidthRule.ALL: 0.25}
 """Of all filters; with less the plan would be a dense model by another name."""
-_REMEMBERED_PROOFS = 256
 
 
 def prune(
@@ -60,13 +59,10 @@ def prune(
     graph = find_groups(model, resolution=resolution, head=names)
     choice = _choose(model, graph, plan, head=names, seed=seed, gradients=gradients)
     structure = choice.structure
-    key = _proof_key(model, structure, resolution=resolution)
-    if key not in _proved:
-        mixings = choice.mixings()
-        prove(model, structure, mixings=mixings, resolution=resolution)
-        _proved[key] = None
-        if len(_proved) > _REMEMBERED_PROOFS:
-            _proved.popitem(last=False)
+    _proofs.get(
+        _proof_key(model, structure, resolution=resolution),
+        lambda: prove(model, structure, mixings=choice.mixings(), resolution=resolution),
+    )
     absorb(model, choice.reductions, correct(choice.reductions) if correct else {})
     rebuild(model, structure, resolution=resolution)
     return structure
@@ -97,7 +93,7 @@ def planned_structure(
     return _choose(model, graph, plan, head=head, seed=seed).structure
 
 
-_proved: OrderedDict[Hashable, None] = OrderedDict()
+_proofs = Remembered[None](size=256)
 
 
 def _choose(

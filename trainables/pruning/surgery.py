@@ -3,9 +3,7 @@
 All cuts name channels of the dense model and are made at once, all or none.
 """
 
-import functools
 import itertools
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +13,7 @@ from torch import Tensor, nn
 
 from trainables.errors import InfeasibleError, InputError
 from trainables.pruning.channels.groups import (
+    ChannelwiseNorm,
     Convolution,
     Side,
     TransposedConvolution,
@@ -91,6 +90,8 @@ def _cut(model: nn.Module, name: str, sides: Sides) -> _Result:
         return _cut_bare(owner, leaf, layer, sides[Side.BOTH])
     if nn.utils.parametrize.is_parametrized(layer):
         raise InfeasibleError(f"{name} is parametrized and cannot be cut; remove it first.")
+    if is_depthwise(layer):
+        return _cut_depthwise(layer, sides)
     for kinds, cutter in _CUTTERS:
         if isinstance(layer, kinds):
             return cutter(layer, sides)
@@ -139,14 +140,14 @@ def _cut_linear(layer: nn.Linear, sides: Sides) -> _Result:
     return _Result(owner=layer, tensors=tensors, attributes=attributes)
 
 
+def _cut_depthwise(layer: Convolution | TransposedConvolution, sides: Sides) -> _Result:
+    cut = sides[Side.BOTH]
+    _check(cut, layer.out_channels)
+    widths = dict.fromkeys(("in_channels", "out_channels", "groups"), len(cut.kept))
+    return _Result(owner=layer, tensors=_taken(layer, _filterwise(layer), cut), attributes=widths)
+
+
 def _cut_convolution(layer: Convolution, sides: Sides) -> _Result:
-    if is_depthwise(layer):
-        cut = sides[Side.BOTH]
-        _check(cut, layer.out_channels)
-        widths = dict.fromkeys(("in_channels", "out_channels", "groups"), len(cut.kept))
-        return _Result(
-            owner=layer, tensors=_taken(layer, _filterwise(layer), cut), attributes=widths
-        )
     tensors: dict[str, Tensor] = {}
     attributes: dict[str, object] = {}
     weight = layer.weight
@@ -169,13 +170,6 @@ def _cut_convolution(layer: Convolution, sides: Sides) -> _Result:
 
 
 def _cut_transposed(layer: TransposedConvolution, sides: Sides) -> _Result:
-    if is_depthwise(layer):
-        cut = sides[Side.BOTH]
-        _check(cut, layer.out_channels)
-        widths = dict.fromkeys(("in_channels", "out_channels", "groups"), len(cut.kept))
-        return _Result(
-            owner=layer, tensors=_taken(layer, _filterwise(layer), cut), attributes=widths
-        )
     tensors: dict[str, Tensor] = {}
     attributes: dict[str, object] = {}
     weight: Tensor = layer.weight
@@ -251,14 +245,10 @@ def _blocks(cut: Cut, groups: int) -> list[list[int]]:
     return blocks
 
 
-# instance norms share a base with batch norms; timm's and users' subclasses are found by isinstance
 _CUTTERS: tuple[tuple[Any, Callable[..., _Result]], ...] = (
     (nn.Linear, _cut_linear),
     (Convolution, _cut_convolution),
     (TransposedConvolution, _cut_transposed),
-    (nn.modules.batchnorm._NormBase, _cut_norm),
-    (nn.GroupNorm | nn.LayerNorm | nn.PReLU, _cut_norm),
+    (ChannelwiseNorm, _cut_norm),
 )
-
-LAYERS: Any = functools.reduce(operator.or_, (kinds for kinds, _ in _CUTTERS))
-"""The kinds of layer that can be cut, for `isinstance`."""
+"""The way to cut each of `LAYERS`."""

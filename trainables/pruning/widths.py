@@ -8,7 +8,7 @@ from torch import Tensor
 
 from trainables.errors import InfeasibleError
 from trainables.pruning.channels.groups import ChannelGroup
-from trainables.pruning.plan import PruningPlan, Scope
+from trainables.pruning.plan import FilterScope, PruningPlan
 
 
 def keep(
@@ -26,11 +26,11 @@ def keep(
     Raises `InfeasibleError` where a group's blocks are too small or too uneven to lose channels.
     """
     match plan.scope:
-        case Scope.LAYER:
+        case FilterScope.LAYER:
             shares = [1 - plan.ratio] * len(scores)
-        case Scope.GLOBAL:
+        case FilterScope.GLOBAL:
             shares = _ranked_shares(scores, plan.ratio)
-        case Scope.ISOMORPHIC:
+        case FilterScope.ISOMORPHIC:
             shares = _shares_by_kind(scores, plan.ratio, kinds)
     kept = []
     for group, worth, share in zip(groups, scores, shares, strict=True):

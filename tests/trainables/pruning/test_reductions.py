@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from trainables.pruning.channels.groups import ChannelGroup, Member, Side
+from tests.trainables.pruning.channel_groups import group, reader
 from trainables.pruning.reductions import (
     GONE,
     Reduction,
@@ -16,24 +16,7 @@ from trainables.pruning.reductions import (
 )
 
 STANDS = torch.tensor([0, 0, GONE, 3, 0])
-"""Of five channels 1 and 4 live on in 0, 2 goes, 3 stays alone."""
-
-
-def reader(name: str, width: int, channels: tuple[int, ...], indices: tuple[int, ...]) -> Member:
-    return Member(name=name, side=Side.IN, width=width, channels=channels, indices=indices)
-
-
-def group(width: int, *members: Member) -> ChannelGroup:
-    return ChannelGroup(
-        name="layer",
-        width=width,
-        members=members,
-        producers=("layer",),
-        consumers=("next",),
-        is_inner=True,
-        is_output=False,
-        is_representation=False,
-    )
+"""Five channels: 1 and 4 live on in 0, 2 goes, 3 stays alone."""
 
 
 def test_readers_add_up_and_makers_average_what_a_channel_stands_for() -> None:
@@ -54,14 +37,14 @@ def test_dropping_merges_nothing() -> None:
 
 
 def test_a_layer_that_reads_two_groups_keeps_what_both_leave() -> None:
-    one = group(2, reader("cat", 5, (0, 1), (0, 1)))
-    two = group(3, reader("cat", 5, (0, 1, 2), (2, 3, 4)))
+    one = group(2, reader("cat", 5, channels=(0, 1), indices=(0, 1)))
+    two = group(3, reader("cat", 5, channels=(0, 1, 2), indices=(2, 3, 4)))
     (layer,) = reduced_layers([dropped(one, torch.tensor([1])), dropped(two, torch.tensor([0, 2]))])
     assert layer.stands.tolist() == [GONE, 1, 2, GONE, 4]
 
 
 def test_layers_that_lose_nothing_are_left_out() -> None:
-    whole = group(2, reader("next", 2, (0, 1), (0, 1)))
+    whole = group(2, reader("next", 2))
     assert reduced_layers([dropped(whole, torch.tensor([0, 1]))]) == ()
 
 
@@ -75,6 +58,6 @@ def test_layers_that_lose_nothing_are_left_out() -> None:
 def test_the_places_of_a_flattened_map_are_one_channel(
     indices: tuple[int, ...], taps: int, stands: list[int]
 ) -> None:
-    flat = group(2, reader("head", 4, (0, 0, 1, 1), indices))
+    flat = group(2, reader("head", 4, channels=(0, 0, 1, 1), indices=indices))
     (layer,) = reduced_layers([dropped(flat, torch.tensor([1]))])
     assert (layer.taps, layer.stands.tolist()) == (taps, stands)

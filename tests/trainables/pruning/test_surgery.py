@@ -1,7 +1,6 @@
-"""Cuts of single layers, and structures as data."""
+"""Cuts of single layers."""
 
 import copy
-import json
 
 import pytest
 import torch
@@ -9,7 +8,7 @@ from torch import Tensor, nn
 
 from tests.trainables.backbones.cifar_resnet import CifarResNet
 from trainables.errors import InfeasibleError, InputError
-from trainables.pruning import PrunedStructure, surgery
+from trainables.pruning import surgery
 from trainables.pruning.channels.groups import Side
 from trainables.pruning.structure import Cut
 
@@ -117,29 +116,6 @@ def test_parametrized_layers_are_refused() -> None:
     model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 1)))
     with pytest.raises(InfeasibleError, match="0 is parametrized"):
         surgery.apply(model, [cut("0", Side.OUT, 4, 0)])
-
-
-def test_structures_survive_json() -> None:
-    structure = PrunedStructure(cuts=(cut("a.b", Side.OUT, 4, 0, 2), cut("c", Side.BOTH, 3, 1)))
-    text = json.dumps(structure.to_dict())
-    assert PrunedStructure.from_dict(json.loads(text)) == structure
-    assert structure.cuts[0].removed == (1, 3)
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        {},
-        {"cuts": [{"name": "a", "side": "up", "width": 4, "kept": [0]}]},
-        {"cuts": [{"name": "a", "side": "out", "width": 4, "kept": [2, 1]}]},
-        {"cuts": [{"name": "a", "side": "out", "width": 4, "kept": [4]}]},
-        {"cuts": [{"name": "a", "side": "out", "width": 4, "kept": []}]},
-        {"cuts": 3},
-    ],
-)
-def test_a_structure_that_was_not_written_by_a_pruning_is_refused(values: dict) -> None:
-    with pytest.raises(InputError, match=r"no pruned structure|must be ascending"):
-        PrunedStructure.from_dict(values)
 
 
 def test_an_empty_cut_list_changes_nothing() -> None:

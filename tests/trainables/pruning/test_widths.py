@@ -1,4 +1,4 @@
-"""Widths and plans: numbers in, decisions out."""
+"""Widths: numbers in, decisions out."""
 
 import math
 
@@ -7,33 +7,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainables.errors import InfeasibleError, InputError
-from trainables.pruning import Criterion, PruningPlan, Scope, WidthRule
-from trainables.pruning.channels.groups import ChannelGroup, Member, Side
+from tests.trainables.pruning import channel_groups
+from tests.trainables.pruning.channel_groups import reader
+from trainables.errors import InfeasibleError
+from trainables.pruning import FilterScope, PruningPlan
+from trainables.pruning.channels.groups import ChannelGroup
 from trainables.pruning.widths import block_channels, keep, rounded_width
 
 
 def group(width: int, *blocks: int) -> ChannelGroup:
-    members = tuple(
-        Member(
-            name=f"grouped{count}",
-            side=Side.IN,
-            width=width,
-            blocks=count,
-            channels=tuple(range(width)),
-            indices=tuple(range(width)),
-        )
-        for count in blocks
-    )
-    return ChannelGroup(
-        name="layer",
-        width=width,
-        members=members,
-        producers=("layer",),
-        consumers=("next",),
-        is_output=False,
-        is_representation=False,
-        is_inner=True,
+    """A group that grouped convolutions read, one of each number of blocks."""
+    return channel_groups.group(
+        width, *(reader(f"grouped{count}", width, blocks=count) for count in blocks)
     )
 
 
@@ -97,7 +82,7 @@ def test_round_to_counts_all_blocks_together() -> None:
 
 
 def test_the_global_scope_ranks_over_layers_but_empties_none() -> None:
-    plan = PruningPlan(ratio=0.5, scope=Scope.GLOBAL)
+    plan = PruningPlan(ratio=0.5, scope=FilterScope.GLOBAL)
     weak, flat = scores(1, 1, 1, 1), scores(0, 0, 20, 20)
     kept = keep([group(4), group(4)], [weak, flat], plan)
     assert [k.tolist() for k in kept] == [[0, 1], [2, 3]]
@@ -108,7 +93,7 @@ def test_the_global_scope_ranks_over_layers_but_empties_none() -> None:
 
 
 def test_the_global_scope_does_not_depend_on_a_layers_scale() -> None:
-    plan = PruningPlan(ratio=0.4, scope=Scope.GLOBAL)
+    plan = PruningPlan(ratio=0.4, scope=FilterScope.GLOBAL)
     a, b = scores(1, 2, 3, 4, 5), scores(2, 2, 2, 9, 9)
     groups = [group(5), group(5)]
     plain, scaled = keep(groups, [a, b], plan), keep(groups, [a * 1000, b], plan)
@@ -116,7 +101,7 @@ def test_the_global_scope_does_not_depend_on_a_layers_scale() -> None:
 
 
 def test_the_isomorphic_scope_ranks_within_a_kind_alone() -> None:
-    plan = PruningPlan(ratio=0.5, scope=Scope.ISOMORPHIC)
+    plan = PruningPlan(ratio=0.5, scope=FilterScope.ISOMORPHIC)
     peaked, even = scores(0, 0, 0, 12), scores(3, 3, 3, 3)
     groups = [group(4)] * 3
     kept = keep(groups, [peaked, even, peaked], plan, kinds=["conv", "conv", "depthwise"])
@@ -126,12 +111,14 @@ def test_the_isomorphic_scope_ranks_within_a_kind_alone() -> None:
     layer = keep(groups, [peaked, even, peaked], PruningPlan(ratio=0.5))
     assert [k.tolist() for k in alone] == [k.tolist() for k in layer]
     together = keep(groups, [peaked, even, peaked], plan, kinds=["a", "a", "a"])
-    everywhere = keep(groups, [peaked, even, peaked], PruningPlan(ratio=0.5, scope=Scope.GLOBAL))
+    everywhere = keep(
+        groups, [peaked, even, peaked], PruningPlan(ratio=0.5, scope=FilterScope.GLOBAL)
+    )
     assert [k.tolist() for k in together] == [k.tolist() for k in everywhere]
 
 
 def test_the_isomorphic_scope_empties_no_layer() -> None:
-    plan = PruningPlan(ratio=0.5, scope=Scope.ISOMORPHIC)
+    plan = PruningPlan(ratio=0.5, scope=FilterScope.ISOMORPHIC)
     skewed = keep([group(2)] * 2, [scores(0, 0), scores(5, 5)], plan, kinds=["a", "a"])
     assert [k.tolist() for k in skewed] == [[0], [0, 1]]
 
@@ -146,31 +133,3 @@ def test_blocks_that_cannot_lose_channels_are_refused_by_name() -> None:
 def test_uneven_blocks_are_cut_into_parts_of_one_size() -> None:
     parts = block_channels(group(24, 2, 3))  # what they share has 8, 4, 4 and 8 channels
     assert [part.tolist() for part in parts] == [list(range(i, i + 4)) for i in range(0, 24, 4)]
-
-
-@pytest.mark.parametrize(
-    ("wrong", "sentence"),
-    [
-        ({"ratio": 1.0}, r"ratio=1.0 must lie in \[0, 1\); 0 means dense"),
-        ({"ratio": -0.1}, r"must lie in \[0, 1\)"),
-        ({"ratio": float("nan")}, r"must lie in \[0, 1\)"),
-        ({"ratio": 0.5, "round_to": 0}, r"round_to=0 must be at least 1"),
-        (
-            {"ratio": 0.5, "criterion": "l3"},
-            r"criterion='l3' must be one of 'l1', 'l2', 'batch_norm_scale'",
-        ),
-        ({"ratio": 0.5, "width_rule": "most"}, r"must be one of 'inner', 'all'"),
-        ({"ratio": 0.5, "scope": "net"}, r"must be one of 'layer', 'global'"),
-    ],
-)
-def test_a_wrong_plan_is_refused_in_a_sentence(wrong: dict[str, object], sentence: str) -> None:
-    with pytest.raises(InputError, match=sentence):
-        PruningPlan(**wrong)
-
-
-def test_a_plan_takes_the_names_that_recipes_use() -> None:
-    plan = PruningPlan(ratio=0.5, criterion="l2", width_rule="all", scope="global")
-    assert plan == PruningPlan(
-        ratio=0.5, criterion=Criterion.L2, width_rule=WidthRule.ALL, scope=Scope.GLOBAL
-    )
-    assert isinstance(plan.criterion, Criterion)

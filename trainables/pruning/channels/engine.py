@@ -12,8 +12,7 @@ one, and so must all channels that this one reads. Where blocks have next to no 
 own, as in RepVGG, all but the representation are internal.
 """
 
-from collections import OrderedDict
-from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -21,21 +20,22 @@ from torch import Tensor, nn
 
 from trainables.backbones.skeleton import float_dtype, meta_copy, structure_key
 from trainables.errors import InfeasibleError
+from trainables.pruning.channels.flow import Trace
 from trainables.pruning.channels.groups import (
     ChannelGraph,
     ChannelGroup,
+    ChannelMixing,
     Convolution,
     DeclaredWidth,
     Member,
-    Mixing,
     Side,
     TransposedConvolution,
     is_depthwise,
 )
 from trainables.pruning.channels.ties import along, collapsed
-from trainables.pruning.channels.tracing import Trace, trace_channels
+from trainables.pruning.channels.tracing import trace_channels
+from trainables.remembered import Remembered
 
-_CACHED_GRAPHS = 32
 _LEAST_INTERNAL = 0.05
 """Of all filters; with fewer, blocks are said to have none of their own."""
 
@@ -48,26 +48,24 @@ def find_groups(model: nn.Module, *, resolution: int, head: Collection[str]) -> 
     that cannot be cut has a `fault`.
     """
     key = structure_key(model, resolution=resolution), frozenset(head)
-    if key not in _graphs:
-        skeleton = _traceable_copy(model)
-        images = torch.empty(
-            (1, 3, resolution, resolution), dtype=float_dtype(model), device="meta"
-        )
-        try:
-            trace = trace_channels(skeleton, images)
-        except Exception as error:  # whatever a user's forward may raise
-            raise InfeasibleError(
-                f"The channels of {type(model).__name__} at {resolution} pixels cannot be traced: "
-                f"{type(error).__name__}: {error}."
-            ) from error
-        _graphs[key] = _Reader(skeleton, trace, head).graph()
-        if len(_graphs) > _CACHED_GRAPHS:
-            _graphs.popitem(last=False)
-    _graphs.move_to_end(key)
-    return _graphs[key]
+    return _graphs.get(key, lambda: _graph(model, resolution=resolution, head=head))
 
 
-_graphs: OrderedDict[Hashable, ChannelGraph] = OrderedDict()
+_graphs = Remembered[ChannelGraph](size=32)
+
+
+def _graph(model: nn.Module, *, resolution: int, head: Collection[str]) -> ChannelGraph:
+    skeleton = _traceable_copy(model)
+    shape = (1, 3, resolution, resolution)
+    images = torch.empty(shape, dtype=float_dtype(model), device="meta")
+    try:
+        trace = trace_channels(skeleton, images)
+    except Exception as error:  # whatever a user's forward may raise
+        raise InfeasibleError(
+            f"The channels of {type(model).__name__} at {resolution} pixels cannot be traced: "
+            f"{type(error).__name__}: {error}."
+        ) from error
+    return _Reader(skeleton, trace, head).graph()
 
 
 def _traceable_copy(model: nn.Module) -> nn.Module:
@@ -139,7 +137,7 @@ class _Reader:
                 for width in self._trace.declared
             ),
             mixings=tuple(
-                Mixing(name=m.name, dim=m.dim, channels=self._places(m.labels, where))
+                ChannelMixing(name=m.name, dim=m.dim, channels=self._places(m.labels, where))
                 for m in self._trace.mixings.values()
             ),
         )

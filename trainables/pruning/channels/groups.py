@@ -8,6 +8,10 @@ from torch import Tensor, nn
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 TransposedConvolution = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
+# instance norms share a base with batch norms
+ChannelwiseNorm = nn.modules.batchnorm._NormBase | nn.GroupNorm | nn.LayerNorm | nn.PReLU
+LAYERS = nn.Linear | Convolution | TransposedConvolution | ChannelwiseNorm
+"""The kinds of layer that can be cut, for `isinstance`, which finds subclasses of users too."""
 
 
 class Side(StrEnum):
@@ -18,7 +22,8 @@ class Side(StrEnum):
     IN = "in"
     """The inputs of a convolution or linear layer: columns of its weight."""
     BOTH = "both"
-    """Of a layer that maps each channel to itself: norms, depthwise convolutions, gains."""
+    """Inputs and outputs, which are one where a layer maps each channel to itself: norms, depthwise
+    convolutions, gains."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,9 +49,11 @@ class Member:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mixing:
-    """A statistic over channels that a module without layers computes, as efficient channel
-    attention and global response normalisation do. After a cut it sees the kept ones alone.
+class ChannelMixing:
+    """A statistic over channels that a module without layers computes.
+
+    Efficient channel attention and global response normalisation do so. After a cut the statistic
+    is of the kept channels alone.
     """
 
     name: str
@@ -108,7 +115,7 @@ class ChannelGraph:
     ones left out."""
     declared: tuple[DeclaredWidth, ...] = ()
     """Attributes that must follow the cuts."""
-    mixings: tuple[Mixing, ...] = ()
+    mixings: tuple[ChannelMixing, ...] = ()
     """Statistics over channels."""
 
 

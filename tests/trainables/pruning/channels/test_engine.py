@@ -133,3 +133,13 @@ class ReadsValues(nn.Module):
 def test_a_model_that_cannot_be_traced_is_infeasible() -> None:
     with pytest.raises(InfeasibleError, match=r"ReadsValues at 16 pixels cannot be traced"):
         groups_of(ReadsValues(), "head")
+
+
+def test_the_graph_is_found_once_for_equal_structures() -> None:
+    def graph(model: nn.Module, resolution: int = 16) -> object:
+        return find_groups(model, resolution=resolution, head=["head"])
+
+    first = graph(Chain(nn.BatchNorm2d(8)))
+    assert graph(Chain(nn.BatchNorm2d(8))) is first
+    assert graph(Chain(nn.BatchNorm2d(8)), resolution=32) is not first
+    assert graph(Chain(nn.GroupNorm(2, 8))) is not graph(Chain(nn.GroupNorm(4, 8)))

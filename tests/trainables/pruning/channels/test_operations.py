@@ -9,10 +9,9 @@ from timm.layers.grn import GlobalResponseNorm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tests.trainables.pruning.nets import Chain
+from tests.trainables.pruning.nets import Chain, CountsChannels, Flipped, Shuffled, Sorted
 from trainables.errors import InfeasibleError
 from trainables.pruning import PrunedStructure, PruningPlan, prune, rebuild
-from trainables.pruning.channels.engine import find_groups
 
 
 def pruned(model: nn.Module, rule: str = "inner") -> PrunedStructure:
@@ -205,16 +204,6 @@ def test_a_group_that_cannot_go_stays_dense_and_is_listed() -> None:
     assert model.plain.first.out_channels == 4
 
 
-def test_the_graph_is_found_once_for_equal_structures() -> None:
-    def graph(model: nn.Module, resolution: int = 16) -> object:
-        return find_groups(model, resolution=resolution, head=["head"])
-
-    first = graph(Chain(nn.BatchNorm2d(8)))
-    assert graph(Chain(nn.BatchNorm2d(8))) is first
-    assert graph(Chain(nn.BatchNorm2d(8)), resolution=32) is not first
-    assert graph(Chain(nn.GroupNorm(2, 8))) is not graph(Chain(nn.GroupNorm(4, 8)))
-
-
 class Applied(nn.Module):
     """A module whose function is an attribute."""
 
@@ -242,11 +231,33 @@ def test_models_that_differ_in_a_function_alone_have_graphs_of_their_own() -> No
         pruned(Chain(Applied(_sorted)))
 
 
-def test_a_proof_holds_for_every_choice_of_equally_many_channels() -> None:
-    torch.manual_seed(0)
-    structures = set()
-    for _ in range(3):
-        model = Chain(layers.EcaModule(8))
-        structures.add(pruned(model, "all").cuts)
-        model(torch.randn(2, 3, 16, 16)).sum().backward()
-    assert len(structures) > 1
+@pytest.mark.parametrize(
+    "between",
+    [Flipped(), nn.ChannelShuffle(2), Shuffled(2)],
+    ids=lambda value: type(value).__name__,
+)
+def test_operations_that_move_channels_are_followed(between: nn.Module) -> None:
+    model = Chain(between)
+    pruned(model)
+    assert model.first.out_channels == 4
+    assert model.second.out_channels == 12
+
+
+@pytest.mark.parametrize(
+    ("between", "reason"),
+    [
+        (nn.LocalResponseNorm(3), r"between \(LocalResponseNorm\) uses pooling along channels"),
+        (nn.PixelShuffle(2), r"second \(Conv2d\) reads channels spread over places"),
+        (Sorted(), r"between \(Sorted\) uses sort, through which channels are not followed"),
+        (CountsChannels(), r"Pruning changes what second computes"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_cannot_be_followed_is_refused_by_name_and_the_model_left_whole(
+    between: nn.Module, reason: str
+) -> None:
+    model = Chain(between, between_width=2 if isinstance(between, nn.PixelShuffle) else 8)
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(InfeasibleError, match=reason):
+        pruned(model)
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
