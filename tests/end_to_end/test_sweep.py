@@ -335,7 +335,7 @@ def test_beginning_anew_leaves_nothing_of_the_old_sweep(extended: Swept, renewed
 
 
 def prunetune(*arguments: str) -> str:
-    """What a command prints."""
+    """The output of a command."""
     done = subprocess.run(
         [sys.executable, "-m", "orchestrator", *arguments],
         cwd=ROOT,

@@ -1,4 +1,4 @@
-"""The choice of channels that a plan makes, and all that follows from it for the model."""
+"""The choice of channels that a plan makes, and the cuts and attributes that follow from it."""
 
 import functools
 from collections.abc import Sequence
@@ -15,20 +15,20 @@ from trainables.pruning.structure import Cut, PrunedStructure, Resize, Skipped
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """What becomes of the channels of each group that is pruned."""
+    """The reductions of all groups that are pruned, seen on the whole model."""
 
     model: nn.Module
-    """The dense model, for what its attributes say."""
+    """The dense model, whose attributes say how many channels there were."""
     graph: ChannelGraph
     """All groups of the model."""
     reductions: Sequence[Reduction]
-    """Of the groups that are pruned, each of them one of the graph's."""
+    """One for each group that is pruned; the groups are the graph's own objects."""
     skipped: tuple[Skipped, ...]
-    """What stays although the width rule names it."""
+    """Channels that stay although the width rule names them."""
 
     @functools.cached_property
     def structure(self) -> PrunedStructure:
-        """As cuts and attributes."""
+        """The choice as cuts and attributes."""
         return PrunedStructure(
             cuts=_cuts(self.reductions), resizes=self._resizes(), skipped=self.skipped
         )

@@ -16,9 +16,9 @@ class DeclaredShapes:
     """The shapes behind the widths that a model declares."""
 
     features: tuple[int, ...]
-    """Of `forward_features`; empty where the model has none."""
+    """Shape of `forward_features`; empty where the model has none."""
     taps: Mapping[str, tuple[int, ...]]
-    """Of the modules that `feature_info` names."""
+    """Output shapes of the modules that `feature_info` names."""
 
 
 def declared_shapes(skeleton: nn.Module, *, resolution: int) -> DeclaredShapes:
@@ -102,7 +102,7 @@ def _note_shape(taps: dict[str, tuple[int, ...]], name: str) -> Callable[..., No
 
 
 def _narrowed(width: int, dense: tuple[int, ...], pruned: tuple[int, ...]) -> int:
-    """What `width` has become: the size after pruning of the dimension that had it before."""
+    """The size after pruning of the dimension that had size `width` before."""
     for dim in (1, -1):
         if len(dense) == len(pruned) > 1 and dense[dim] == width:
             return pruned[dim]

@@ -7,7 +7,7 @@ from trainables.errors import InputError
 
 
 class Criterion(StrEnum):
-    """What makes a filter worth keeping."""
+    """The measure of how much a filter is worth keeping."""
 
     L1 = "l1"
     """Sum of the absolute weights."""
@@ -22,9 +22,9 @@ class Criterion(StrEnum):
     FISHER = "fisher"
     """Mean squared derivative of each image's loss by the channel; needs labelled images."""
     RANDOM = "random"
-    """Nothing: the control that every criterion must beat."""
+    """Chance: the control that every criterion must beat."""
     FOLDING = "folding"
-    """No filter alone: those that resemble one another are merged."""
+    """Likeness: filters that resemble one another are merged."""
 
 
 class WidthRule(StrEnum):
@@ -44,7 +44,7 @@ class FilterScope(StrEnum):
     GLOBAL = "global"
     """One ranking over all layers of scores divided by their layer's mean; no layer is emptied."""
     ISOMORPHIC = "isomorphic"
-    """Such a ranking among channels that pass the same kinds of layers (arXiv 2407.04616)."""
+    """Like `GLOBAL`, with a ranking for each kind of layers that channels pass (arXiv 2407.04616)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ class PruningPlan:
     ratio: float
     """Share of the filters to remove in each prunable layer, in [0, 1); 0 means dense."""
     criterion: Criterion = Criterion.L1
-    """What makes a filter worth keeping."""
+    """The measure of how much a filter is worth keeping."""
     width_rule: WidthRule = WidthRule.INNER
     """Which channels may go."""
     scope: FilterScope = FilterScope.LAYER

@@ -123,7 +123,7 @@ def _run_masked(
 
 
 def _run_pruned(pruned: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    """What every layer puts out, forward; then backward, to see that it runs."""
+    """The output of every layer in a forward pass; a backward pass shows that it runs too."""
     outputs = _Outputs(pruned)
     try:
         results = outputs.run(images)
@@ -138,7 +138,7 @@ def _run_pruned(pruned: nn.Module, images: Tensor) -> dict[str, Tensor]:
 
 
 class _Outputs:
-    """What every layer and the model put out in one pass, in the order of execution."""
+    """The outputs of every layer and of the model in one pass, in the order of execution."""
 
     def __init__(self, net: nn.Module) -> None:
         self.layers: dict[str, Tensor] = {}

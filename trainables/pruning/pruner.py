@@ -25,7 +25,7 @@ from trainables.remembered import Remembered
 Correction = Callable[[Sequence[Reduction]], Absorbing]
 """How layers absorb the inputs that reductions take from them; see `ridge.fit_ridge`."""
 _LEAST_SHARE = {WidthRule.INNER: 0.05, WidthRule.ALL: 0.25}
-"""Of all filters; with less the plan would be a dense model by another name."""
+"""Least share of filters that may go; with less the plan would be dense by another name."""
 
 
 def prune(
@@ -86,9 +86,10 @@ def rebuild(model: nn.Module, structure: PrunedStructure, *, resolution: int) ->
 def planned_structure(
     model: nn.Module, graph: ChannelGraph, plan: PruningPlan, *, head: Collection[str], seed: int
 ) -> PrunedStructure:
-    """What `plan` asks for, given the model's channel groups; nothing is changed or proved.
+    """The structure that `plan` asks for; nothing is changed or proved.
 
-    `head` names the classifier's modules. Raises `InfeasibleError` where the plan cannot be met.
+    `graph` holds the model's channel groups and `head` names the classifier's modules. Raises
+    `InfeasibleError` where the plan cannot be met.
     """
     return _choose(model, graph, plan, head=head, seed=seed).structure
 
@@ -163,7 +164,7 @@ def _head_names(model: nn.Module, head: nn.Module | str) -> frozenset[str]:
 def _prunable(
     model: nn.Module, graph: ChannelGraph, rule: WidthRule, head: Collection[str]
 ) -> tuple[list[ChannelGroup], tuple[Skipped, ...]]:
-    """The groups that `rule` names and that can be cut, and what it names beside them."""
+    """The groups that `rule` names and that can be cut, and what else it names."""
     named = [group for group in graph.groups if group.producers and not group.is_output]
     if rule is WidthRule.INNER:
         named = [group for group in named if group.is_inner]

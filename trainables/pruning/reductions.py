@@ -24,7 +24,7 @@ GONE = -1
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Reduction:
-    """What becomes of the channels of one group."""
+    """The channels of one group, and which of them stands for each afterwards."""
 
     group: ChannelGroup
     """The group as it is in the dense model."""

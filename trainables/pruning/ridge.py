@@ -9,7 +9,7 @@ ThiNet, arXiv 1707.06342, is its ancestor):
 For plain dropping Z Zᵀ is the kept part of the Gram matrix. One forward pass of the dense model
 serves all layers: each is corrected for its own loss, at the input that it really reads (behind
 norms, activations, depthwise layers, pooling), as if those before it were exact. They nearly are,
-for they are corrected as well; going layer by layer through the pruned model instead would need
+because they are corrected as well; going layer by layer through the pruned model instead would need
 a pass for each. No labels.
 """
 
@@ -47,7 +47,7 @@ class RidgeCorrection:
     absorbing: Absorbing
     """Layer name -> B [C, K] of each of its groups."""
     flops: float
-    """FLOPs beside the forward passes: for each layer and group, with n places in all,
+    """FLOPs besides the forward passes: for each layer and group, with n places in all,
     2·C·K·n (X Zᵀ) + 2/3·K³ + 2·C·K² (solving for B) + 2·C·K·(size of the rest of W) (W B)."""
 
 
@@ -157,7 +157,7 @@ def _is_inside(name: str, module: str | None) -> bool:
 
 
 def _samples(values: Tensor, *, taps: int, last: bool) -> Tensor:
-    """What a layer reads, [channels, places], at places spread evenly over each map."""
+    """The values that a layer reads, [channels, places], at places spread evenly over each map."""
     if last:
         values = values.movedim(-1, 1) if taps == 1 else values.view(len(values), -1, taps)
     if taps == 1:

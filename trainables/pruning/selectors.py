@@ -21,7 +21,7 @@ Filters = tuple[tuple[Tensor, Tensor], ...]
 
 @dataclass(frozen=True, kw_only=True)
 class Evidence:
-    """What there is to judge the channels of one group by; float64 on the CPU."""
+    """The values to judge the channels of one group by; float64 on the CPU."""
 
     width: int
     """Channels in the group."""
@@ -66,7 +66,7 @@ def batch_norm_scale(evidence: Evidence) -> Tensor:
 def geometric_median(evidence: Evidence) -> Tensor:
     """Sum of the Euclidean distances to all other filters of the layer.
 
-    Filters near the geometric median go, for the others can stand in for them (FPGM, He et al.
+    Filters near the geometric median go, because the others can stand in for them (FPGM, He et al.
     2019, arXiv 1811.00250).
     """
     scores = torch.zeros(evidence.width, dtype=torch.float64)
@@ -121,9 +121,9 @@ def evidence_of(
     generator: torch.Generator,
     gates: Tensor | None = None,
 ) -> Evidence:
-    """What `model` says of the channels of `group`.
+    """The evidence of `model` on the channels of `group`.
 
-    Float64 on one device, so that every machine keeps the same filters.
+    It is float64 on one device, so that every machine keeps the same filters.
     """
     return Evidence(
         width=group.width,

@@ -45,7 +45,7 @@ class Resize:
     attribute: str
     """Its attribute, an integer or a sequence of them."""
     value: int | tuple[int, ...]
-    """What it is after the cuts."""
+    """Its value after the cuts."""
 
 
 @dataclass(frozen=True, kw_only=True)

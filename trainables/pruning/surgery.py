@@ -48,7 +48,7 @@ def apply(model: nn.Module, cuts: Sequence[Cut], resizes: Sequence[Resize] = ())
 
 @dataclass(frozen=True, kw_only=True)
 class _Result:
-    """What a layer will be."""
+    """The tensors and attributes that a layer will have."""
 
     owner: nn.Module
     tensors: Mapping[str, Tensor]

@@ -93,7 +93,7 @@ def _ranked_shares(scores: Sequence[Tensor], ratio: float) -> list[float]:
 def _shares_by_kind(
     scores: Sequence[Tensor], ratio: float, kinds: Sequence[Hashable]
 ) -> list[float]:
-    """As `_ranked_shares`, with a ranking for each kind."""
+    """The share of channels that each group keeps, with a ranking for each kind."""
     shares = [0.0] * len(scores)
     members: dict[Hashable, list[int]] = {}
     for position, kind in zip(range(len(scores)), kinds, strict=True):

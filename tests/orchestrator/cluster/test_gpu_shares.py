@@ -59,7 +59,7 @@ def cluster() -> Iterator[None]:
 
 
 def memory(recipe: Recipe, *, fixed_bytes: float, image_bytes: float) -> RecipeMemory:
-    """As measured at the largest recipe."""
+    """The memory of `recipe`, measured as that of the largest."""
     training = PeakMemory(fixed_bytes=fixed_bytes, image_bytes=image_bytes)
     evaluation = PeakMemory(fixed_bytes=fixed_bytes, image_bytes=image_bytes / 100)
     measured = TrialMemory(training=training, evaluation=evaluation)

@@ -113,7 +113,7 @@ def test_grouped_and_depthwise_networks_lose_their_share(
 @pytest.mark.parametrize("name", ["test_resnet", "test_efficientnet"])
 @pytest.mark.parametrize("rule", WidthRule)
 def test_a_pruned_model_computes_what_the_masked_one_does(name: str, rule: WidthRule) -> None:
-    """As the proof does, but on the real weights and by another road: zeros in the columns."""
+    """Checks what the proof does, but on the real weights and by zeros in the columns."""
     model = bumpy(dense(name)).double().eval()
     masked = copy.deepcopy(model)
     structure = pruned(model, width_rule=rule)

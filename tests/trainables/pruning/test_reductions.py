@@ -1,4 +1,4 @@
-"""What becomes of channels, and of the layers that carry and read them."""
+"""Reductions of channels, and of the layers that carry and read them."""
 
 import pytest
 import torch

@@ -121,7 +121,7 @@ def _note_reduced(flows: Flows, call: Call, labels: Tensor, dims: Sequence[int])
 
 
 def _softmax(flows: Flows, call: Call) -> None:
-    """What competes with one another stays or goes together."""
+    """Channels that compete with one another stay or go together."""
     flow = flows.first(call)
     dim = call.args[1]
     if flows.ties.varies(flow.labels, dim):

@@ -37,7 +37,7 @@ from trainables.pruning.channels.tracing import trace_channels
 from trainables.remembered import Remembered
 
 _LEAST_INTERNAL = 0.05
-"""Of all filters; with fewer, blocks are said to have none of their own."""
+"""Least share of all filters; with less, blocks are said to have none of their own."""
 
 
 def find_groups(model: nn.Module, *, resolution: int, head: Collection[str]) -> ChannelGraph:

@@ -1,4 +1,4 @@
-"""The flow of channels through one forward pass: what is known of each tensor, what is noted of it.
+"""The flow of channels through one forward pass: labels of tensors, and what is noted of them.
 
 Rules (`trainables.pruning.channels.operations`) are given a `Call` and the `Flows` of the pass so
 far; what they note adds up to a `Trace`, from which `trainables.pruning.channels.engine` reads the
@@ -20,7 +20,7 @@ from trainables.pruning.channels.ties import FIXED, ChannelTies, along
 
 @dataclass(frozen=True, kw_only=True)
 class Flow:
-    """What is known of one tensor."""
+    """The channels of one tensor, and where they come from."""
 
     labels: Tensor
     """The channel of each element."""
@@ -113,7 +113,7 @@ class Trace:
     inputs: dict[str, frozenset[str]] = field(default_factory=dict)
     """The layers whose outputs each layer reads."""
     blocks: list[TracedBlocks] = field(default_factory=list)
-    """What views and splits ask for."""
+    """Equal blocks that views and splits ask for."""
     declared: list[TracedWidth] = field(default_factory=list)
     """Attributes that count channels."""
     mixings: dict[str, TracedMixing] = field(default_factory=dict)
@@ -141,7 +141,7 @@ class Flows:
         self.note(images, torch.full((), FIXED).expand(images.shape), parents=())
 
     def of(self, tensor: Any) -> Flow | None:
-        """What is known of `tensor`; bare parameters and buffers get labels of their own."""
+        """The flow of `tensor`, if any; bare parameters and buffers get labels of their own."""
         if not isinstance(tensor, Tensor):
             return None
         found = self._flows.get(id(tensor))

@@ -1,4 +1,4 @@
-"""What the channel graph says about small networks whose groups are known by construction."""
+"""The channel graph of small networks whose groups are known by construction."""
 
 import copy
 
