@@ -1,4 +1,4 @@
-"""What pruning and each repair are worth when compute is small.
+"""The worth of pruning and of each repair when compute is small.
 
 A MobileNetV1 (half width, ImageNet weights) learns the 43 traffic signs of GTSRB at 48 pixels:
 dense against pruned to 0.25, 0.5 and 0.75, each without repair, with re-estimated batch norms, with
@@ -61,18 +61,18 @@ class Run:
     learning_rate: float
     seed: int
     split: str
-    """What the error is measured on."""
+    """The images that the error is measured on."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """What came out of a run."""
+    """The outcome of a run."""
 
     error: float
     images: int
     """Training images seen."""
     setup_flops: float
-    """Of the arm's training FLOPs."""
+    """The part of the arm's training FLOPs that preparing it costs."""
 
 
 def main() -> None:

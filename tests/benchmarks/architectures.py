@@ -1,6 +1,6 @@
 """How many of timm's convnets can be pruned: one of each family's variants, with random weights.
 
-A convnet here is a model whose blocks are convolutions and gates, be it over channels or places;
+A convnet here is a model whose blocks are convolutions and gates, over channels or over places;
 self-attention among places, state-space and MLP mixers are none. A model is reached if, under both
 width rules at a ratio of one half, pruning takes a good part of its work (`LEAST_SAVED`), the
 pruned model runs forward and backward, and another process that has nothing but its safetensors and
@@ -103,7 +103,7 @@ RATIO = 0.5
 RESOLUTION = 128
 """Pixels; twice the deepest stride of the models is enough for every layer to do its work."""
 OWN_RESOLUTIONS = {"bat_resnext26ts": 256}
-"""Of models that accept multiples of something larger alone."""
+"""Pixels for models that only accept multiples of something larger."""
 SECONDS = 180
 """Time limit on a model in a process."""
 LEAST_SAVED = {WidthRule.INNER: 0.1, WidthRule.ALL: 0.35}
@@ -168,7 +168,7 @@ def _part(names: list[str], folder: Path, pools: list[ProcessPoolExecutor]) -> l
 
 
 def _row(name: str, folder: Path) -> dict[str, Any]:
-    """What pruning `name` under both rules gave; leaves files for `_rebuilt`."""
+    """Prunes `name` under both rules and returns the findings; leaves files for `_rebuilt`."""
     torch.set_num_threads(1)
     start = time.perf_counter()
     row: dict[str, Any] = {"name": name, "failure": ""}
@@ -194,7 +194,7 @@ def _row(name: str, folder: Path) -> dict[str, Any]:
 def _prune(
     name: str, model: nn.Module, rule: WidthRule, folder: Path
 ) -> tuple[PrunedStructure, float]:
-    """What was kept, and the share of the forward FLOPs that went."""
+    """The pruned structure, and the share of the forward FLOPs that went."""
     with FlopCounterMode(display=False) as before:
         _outputs(model, name)
     structure = prune(

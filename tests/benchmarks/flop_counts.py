@@ -101,7 +101,7 @@ LAYER_MACS = (
     (16 * 16) * 32 * 64,
     64 * 10,
 )
-"""Of the five layers on one image of 32 pixels: places × kernel × channels in a group × filters."""
+"""MACs of the layers on an image of 32 pixels: places × kernel × group's channels × filters."""
 
 
 def compare_backward(frozen: int) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What stored features are worth where the head alone is trained.
+"""The worth of stored features where the head alone is trained.
 
 Eight recipes on one frozen MobileNetV2 with ImageNet weights, photos of clothes at 96 pixels. The
 plain path, through the whole model at every step, is what a recipe takes that augments: here by so
@@ -29,7 +29,7 @@ IMAGES = 160
 VALIDATION_IMAGES = 100
 BATCH = 32
 STEPS = 5 * IMAGES // BATCH
-"""Of the comparison at equal steps."""
+"""Steps of the comparison at equal steps."""
 RECIPES = tuple((rate, decay) for rate in (1e-4, 3e-4, 1e-3, 3e-3) for decay in (1e-5, 1e-3))
 """Learning rate and weight decay."""
 FEATURES, PLAIN = 0.0, 1e-12

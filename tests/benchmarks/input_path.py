@@ -1,7 +1,7 @@
-"""What the images cost before the network sees them.
+"""The cost of images before the network sees them.
 
 A trial's own batches are timed at full speed, gathered from the store, augmented and normalised,
-and beside them, turn by turn, whole training steps. The share of a step that the network waits is
+and next to them, turn by turn, whole training steps. The share of a step that the network waits is
 the ratio of the two. On a CPU that is exact: the input is prepared on the cores that train, in
 between steps. On a GPU it is an upper bound: what the host does there overlaps with the network.
 """
@@ -94,7 +94,7 @@ def _batches(store: ImageStore, *, batch_size: int, device: torch.device) -> Ima
 
 
 def _seconds(batches: ImageBatches, *, device: torch.device) -> float:
-    """What one batch takes."""
+    """The seconds that one batch takes."""
     started = time.perf_counter()
     for step in range(TURN_BATCHES):
         batches.train(step)

@@ -5,7 +5,7 @@ compute, everything that a method does included. Each method has the same small 
 learning rate: three of them, tried on validation images with a seed of their own at the middle
 level of each task. Three other seeds are then trained at every level and measured on the test
 images. `keep_sparse` starts from backbones that were made sparse on CIFAR-10 by the other methods;
-what that cost is not counted, for such a backbone arrives sparse.
+what that cost is not counted, because such a backbone arrives sparse.
 
 About half an hour on two cores. Runs are kept in the temporary folder and not repeated: delete
 `bench-methods/` there to start over.
@@ -79,7 +79,7 @@ SPARSE: dict[str, dict[str, Setting]] = {
 }
 """Methods that make a backbone as sparse as asked, with the settings that they have here."""
 THRESHOLDS = {"initial_threshold": 0.3, "final_threshold": 2.5}
-"""Of `str`, which finds its sparsity instead: about the same."""
+"""Settings of `str`, which finds its own sparsity: about the same."""
 
 ARMS: tuple[Arm, ...] = (
     Arm(name="full", method="full"),
@@ -164,7 +164,7 @@ class Run:
     learning_rate: float
     seed: int
     split: str
-    """What the error is measured on."""
+    """The images that the error is measured on."""
 
     @property
     def key(self) -> str:
@@ -204,7 +204,7 @@ class Finished:
         self._known = dict(map(json.loads, lines))
 
     def all(self, runs: Sequence[Run]) -> list[Measurement | None]:
-        """What each measured; None where it could not, or diverged."""
+        """The measurement of each run; None where it could not be made, or diverged."""
         new = {run.key: run for run in runs if run.key not in self._known}
         longest_first = sorted(new.values(), key=lambda run: -run.level)
         with self._path.open("a") as file:

@@ -1,4 +1,4 @@
-"""What a sweep costs beside its trials.
+"""The cost of a sweep besides its trials.
 
 The same trials run twice in one go: by a sweep (Ray, Tune, Optuna, MLflow, journal, checkpoints,
 tables, report), and in a bare loop without any of them, one process a slot. Each trial computes
@@ -67,7 +67,7 @@ def main() -> None:
         "median_hand_over_seconds": round(statistics.median(gaps), 3),
         "largest_hand_over_seconds": round(max(gaps), 3),
     }
-    publish("overhead", title="What a sweep costs beside its trials", result=result)
+    publish("overhead", title="The cost of a sweep besides its trials", result=result)
 
 
 def _bare_loop(folder: Path, flops: float) -> float:

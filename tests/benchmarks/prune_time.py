@@ -1,4 +1,4 @@
-"""Time to prune ResNet-50 at 224 pixels, beside Torch-Pruning called plainly.
+"""Time to prune ResNet-50 at 224 pixels, compared with Torch-Pruning called plainly.
 
 Ours finds the channels, chooses, proves on random weights that the cuts are sound, and cuts; of
 these, an actor's next trial on the same backbone finds graph and proof in memory. Torch-Pruning
@@ -70,13 +70,13 @@ def timed(job: Callable[[nn.Module], None], net: nn.Module) -> float:
 
 
 def pruned(net: nn.Module) -> None:
-    """As a trial prunes."""
+    """Prunes `net` as a trial does."""
     plan = PruningPlan(ratio=RATIO, width_rule=WidthRule.ALL, criterion="l2")
     prune(net, plan, head="fc", resolution=RESOLUTION, seed=0)
 
 
 def plainly_pruned(net: nn.Module) -> None:
-    """As Torch-Pruning's documentation does it."""
+    """Prunes `net` as Torch-Pruning's documentation does."""
     pruner = torch_pruning.pruner.MagnitudePruner(
         net,
         torch.randn(1, 3, RESOLUTION, RESOLUTION),

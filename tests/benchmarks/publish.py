@@ -1,4 +1,4 @@
-"""What benchmarks found: one JSON file each, printed as a table."""
+"""Publishes the findings of a benchmark: one JSON file each, printed as a table."""
 
 import json
 from collections.abc import Mapping

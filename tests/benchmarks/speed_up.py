@@ -1,4 +1,4 @@
-"""What pruning saves in time, beside what it saves in FLOPs.
+"""The time that pruning saves, compared with the FLOPs that it saves.
 
 Whole training steps of trials are timed: augmentation, forward, backward, optimiser and average,
 in the precision and layout that the device takes. The dense model and its pruned versions run turn
@@ -21,7 +21,7 @@ WIDTH_RULES = ("inner", "all")
 BATCHES = {"cpu": {64: 32, 224: 8}, "cuda": {64: 256, 224: 128}}
 """Images a step, by device and pixels."""
 TURN_FLOPS = {"cpu": 6e10, "cuda": 3e13}
-"""Of each turn, which has one step at least: about half a second."""
+"""FLOPs of each turn, which has one step at least: about half a second."""
 ROUNDS = 5
 
 

@@ -4,7 +4,7 @@ The other loop reads folders of JPEGs with timm's own dataset, loader and defaul
 worker for each core, and trains with timm's SGD and cross-entropy. Both have the same files, batch,
 number format and layout; all layers of the dense model are trained. Whole epochs run turn by turn,
 so that whatever else the machine does falls on both, and no worker loads ahead while the other
-trains. Ours decodes the files once, before; that is told beside, and in no ratio. The photos lie
+trains. Ours decodes the files once, before; that is told apart, and in no ratio. The photos lie
 beside a developer's checkout.
 """
 
@@ -148,7 +148,7 @@ def _prunetune_epochs(
 def _timm_epochs(
     name: str, folder: Path, *, resolution: int, size: Size, device: torch.device
 ) -> Callable[[], float]:
-    """As `_prunetune_epochs`, with what timm offers."""
+    """The counterpart of `_prunetune_epochs`, with timm's own means."""
     dataset = create_dataset("", root=str(folder), split="train")
     loader = create_loader(
         dataset,

@@ -94,7 +94,7 @@ def noise_trial(
 
 @dataclass(frozen=True, kw_only=True)
 class Pace:
-    """What training steps took, an image."""
+    """The cost of training steps, for each image."""
 
     seconds: float
     flops: float

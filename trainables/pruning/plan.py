@@ -44,7 +44,7 @@ class FilterScope(StrEnum):
     GLOBAL = "global"
     """One ranking over all layers of scores divided by their layer's mean; no layer is emptied."""
     ISOMORPHIC = "isomorphic"
-    """Like `GLOBAL`, with a ranking for each kind of layers that channels pass (arXiv 2407.04616)."""
+    """Like `GLOBAL`, a ranking for each kind of layers that channels pass (arXiv 2407.04616)."""
 
 
 @dataclass(frozen=True, kw_only=True)
