@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow test-shared lint bench bench-methods gtsrb joint lock clean
+.PHONY: demo test test-slow test-shared lint graph bench bench-methods gtsrb joint lock clean
 
 demo: $(READY)  ## run the main job on real images, in two to three minutes
 	$(BIN)/prunetune demo
@@ -22,6 +22,9 @@ lint: $(READY)  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+graph:  ## which files and folders import which, here or in the checkout of `make graph AT=path`
+	$(PYTHON) -m tests.import_graph $(AT)
 
 bench: $(READY)  ## all benchmarks, or those of `make bench ONLY="overhead …"`
 	$(BIN)/python -m tests.benchmarks $(ONLY)

@@ -7,17 +7,24 @@ libraries stay in their rooms, so that what needs no torch loads none.
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from tests.checkout import ROOT
+from tests.import_graph import (
+    ROOMS,
+    both_ways,
+    circles,
+    file_arrows,
+    folder_arrows,
+    imports_of,
+    report,
+    sources,
+)
 
-ROOMS = ("analysis", "orchestrator", "search_spaces", "trainables")
 SHARED_RECORDS = ("search_spaces.recipe", "trainables.measurement", "trainables.errors")
-"""What every room may import."""
+"""Files of plain records that every room may import."""
 NEVER = {
     "analysis": {"torch", "torchvision", "timm", "torch_pruning", "ray", "mlflow"},
     "search_spaces": {"torch", "torchvision", "timm", "torch_pruning", "ray", "mlflow"},
@@ -30,44 +37,6 @@ UNSAFE = {"pickle", "cloudpickle", "dill", "shelve"}
 """Nothing is unpickled from disk."""
 NAMELESS = {"utils", "util", "helpers", "common", "misc", "manager"}
 """A file is a noun with one purpose."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Import:
-    """One imported name and where."""
-
-    file: str
-    """Relative to the root."""
-    line: int
-    name: str
-    """Absolute dotted name, of a module or of something in it."""
-
-    @property
-    def place(self) -> str:
-        return f"{self.file}:{self.line} imports {self.name}"
-
-
-def sources(root: Path) -> list[Path]:
-    """Every Python file of the rooms."""
-    return sorted(path for room in ROOMS for path in (root / room).rglob("*.py"))
-
-
-def imports_of(path: Path, root: Path) -> Iterator[Import]:
-    """Every import of a file, those inside of functions and of type-checking blocks too."""
-    file = path.relative_to(root)
-    package = list(file.parent.parts)
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        names: list[str] = []
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            above = package[: len(package) + 1 - node.level] if node.level else []
-            base = ".".join([*above, *([node.module] if node.module else [])])
-            names = [f"{base}.{alias.name}" for alias in node.names]
-        elif isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "import_module":
-            names = [arg.value for arg in node.args[:1] if isinstance(arg, ast.Constant)]
-        for name in names:
-            yield Import(file=file.as_posix(), line=node.lineno, name=name)
 
 
 def broken_rules(root: Path) -> list[str]:
@@ -100,6 +69,15 @@ def busy_facades(root: Path) -> list[str]:
     return busy
 
 
+def silent_files(root: Path) -> list[str]:
+    """Each file without a docstring; facades need one too."""
+    return [
+        path.relative_to(root).as_posix()
+        for path in sources(root)
+        if not ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    ]
+
+
 def _is_facade(node: ast.stmt, package: str) -> bool:
     if isinstance(node, ast.ImportFrom):
         return node.level == 1 or (node.module or "").startswith(f"{package}.")
@@ -114,6 +92,16 @@ def test_imports_run_one_way() -> None:
     assert broken_rules(ROOT) == []
 
 
+def test_no_files_import_one_another_in_a_circle() -> None:
+    assert circles(file_arrows(ROOT)) == []
+
+
+def test_no_folder_imports_another_both_ways() -> None:
+    folders = folder_arrows(file_arrows(ROOT))
+    assert both_ways(folders) == []
+    assert circles(folders) == []
+
+
 def test_facades_do_no_work() -> None:
     assert busy_facades(ROOT) == []
 
@@ -123,12 +111,12 @@ def test_files_say_what_they_are() -> None:
 
 
 def test_every_file_begins_by_saying_what_it_is() -> None:
-    silent = [
-        path.relative_to(ROOT).as_posix()
-        for path in sources(ROOT)
-        if path.stat().st_size and not ast.get_docstring(ast.parse(path.read_text("utf-8")))
-    ]
-    assert silent == []
+    assert silent_files(ROOT) == []
+
+
+def test_every_folder_says_what_lives_in_it() -> None:
+    folders = {path.parent for path in sources(ROOT)}
+    assert [folder for folder in folders if not (folder / "__init__.py").is_file()] == []
 
 
 @pytest.mark.parametrize(
@@ -207,3 +195,112 @@ def test_every_broken_rule_is_found_and_nothing_else(tmp_path: Path) -> None:
 def test_a_busy_facade_is_found(tmp_path: Path, text: str, busy: bool) -> None:
     write(tmp_path, {"analysis/__init__.py": text})
     assert bool(busy_facades(tmp_path)) == busy
+
+
+def test_a_silent_file_is_found(tmp_path: Path) -> None:
+    said = {"analysis/__init__.py": '"""Tables."""', "analysis/table.py": '"""A table."""'}
+    write(tmp_path, said | {"trainables/__init__.py": "", "trainables/trial.py": "# a trial"})
+    assert silent_files(tmp_path) == ["trainables/__init__.py", "trainables/trial.py"]
+
+
+LAZY = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from analysis import {}"
+
+
+@pytest.mark.parametrize(
+    ("files", "circle"),
+    [
+        ({"a": "import analysis.b", "b": "from analysis import a"}, ["a", "b"]),
+        ({"a": "from .b import x", "b": "from . import a"}, ["a", "b"]),
+        ({"a": "import analysis.b", "b": "def f():\n    import analysis.a"}, ["a", "b"]),
+        ({"a": LAZY.format("b"), "b": "import analysis.a"}, ["a", "b"]),
+        (
+            {"a": "import analysis.b", "b": "import analysis.c", "c": "import analysis.a"},
+            ["a", "b", "c"],
+        ),
+        ({"a": "import analysis", "__init__": "from analysis.a import x"}, ["__init__", "a"]),
+        ({"a": "import analysis.b\nimport analysis.c", "b": "import analysis.c", "c": ""}, None),
+        ({"a": "import a", "b": "from other.analysis import a"}, None),
+    ],
+)
+def test_a_circle_of_files_is_found(
+    tmp_path: Path, files: dict[str, str], circle: list[str] | None
+) -> None:
+    write(tmp_path, {f"analysis/{name}.py": text for name, text in files.items()})
+    expected = [[f"analysis/{name}.py" for name in circle]] if circle else []
+    assert circles(file_arrows(tmp_path)) == expected
+
+
+@pytest.mark.parametrize(
+    ("files", "pairs"),
+    [
+        (
+            {
+                "trainables/one/a.py": "import trainables.two.b",
+                "trainables/two/b.py": "",
+                "trainables/two/c.py": "from trainables.one.d import x",
+                "trainables/one/d.py": "",
+            },
+            [("trainables/one", "trainables/two")],
+        ),
+        (
+            {
+                "trainables/one/a.py": "import trainables.one.in_it.b",
+                "trainables/one/in_it/b.py": "",
+                "trainables/one/in_it/c.py": "from trainables.one.d import x",
+                "trainables/one/d.py": "",
+            },
+            [("trainables/one", "trainables/one/in_it")],
+        ),
+        (
+            {
+                "trainables/a.py": "import trainables.one.b",
+                "trainables/one/b.py": "",
+                "trainables/one/c.py": "from trainables import a",
+            },
+            [("trainables/a.py", "trainables/one")],
+        ),
+        (  # files of a room are no folder together
+            {
+                "trainables/a.py": "import trainables.one.b",
+                "trainables/one/b.py": "import trainables.c",
+                "trainables/c.py": "",
+            },
+            [],
+        ),
+        (  # a loader lists the folder whose files import it
+            {
+                "trainables/a.py": "from trainables import one",
+                "trainables/one/__init__.py": '"""One."""',
+                "trainables/one/b.py": "import trainables.a",
+            },
+            [],
+        ),
+    ],
+)
+def test_folders_that_import_each_other_are_found(
+    tmp_path: Path, files: dict[str, str], pairs: list[tuple[str, str]]
+) -> None:
+    write(tmp_path, files)
+    assert both_ways(folder_arrows(file_arrows(tmp_path))) == pairs
+    assert circles(file_arrows(tmp_path)) == []
+
+
+def test_the_graph_is_told_in_numbers_and_circles(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        {
+            "analysis/table.py": "import search_spaces.methods.full",
+            "search_spaces/methods/full.py": "import search_spaces.space",
+            "search_spaces/space.py": "import search_spaces.methods.full",
+        },
+    )
+    told = report(tmp_path).splitlines()
+    assert told[-6:] == [
+        "circles among files: 1",
+        "  search_spaces/methods/full.py ⇄ search_spaces/space.py",
+        "circles among folders: 1",
+        "  search_spaces/methods ⇄ search_spaces/space.py",
+        "folders that import each other: 1",
+        "  search_spaces/methods ⇄ search_spaces/space.py",
+    ]
+    assert told[-7].split() == ["all", "rooms", "3", "3", "3", "3"]
