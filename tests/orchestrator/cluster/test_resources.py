@@ -1,22 +1,21 @@
 """Where trials run and images are kept."""
 
-import time
 from pathlib import Path
 
 import pytest
 
 from orchestrator.cluster.resources import concurrent_trials, connect, image_cache
 from orchestrator.config import ResourcesConfig
+from tests.waiting import LIMIT_SECONDS
 from trainables.errors import InputError
 
 
+@pytest.mark.timeout(LIMIT_SECONDS)  # Ray itself would try for ten minutes
 @pytest.mark.parametrize("address", ["127.0.0.1:9", "ray://127.0.0.1:9", "ray://[::1]:9"])
 def test_a_cluster_that_is_not_there_is_named_at_once(address: str) -> None:
-    began = time.monotonic()
     with pytest.raises(InputError, match="No Ray cluster can be reached at") as caught:
         connect(address)
     assert address in str(caught.value)
-    assert time.monotonic() - began < 5  # Ray itself would try for ten minutes
 
 
 def test_an_address_that_is_none_is_named() -> None:

@@ -1,6 +1,5 @@
 """What every sampler keeps to: one recipe a number, the same after every restart."""
 
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -236,15 +235,6 @@ def test_every_outcome_can_be_learnt_from(make: Make) -> None:
     rebuilt = make("rebuilt", ranges=FEW)
     rebuilt.reconcile(records)
     assert rebuilt.ask(40) == sampler.ask(40)
-
-
-def test_asking_stays_fast(make: Make) -> None:
-    few = run(make("few", startup_trials=100), [], 50)
-    sampler = make("many", startup_trials=10)
-    sampler.reconcile(replace(few[number % 50], number=number) for number in range(500))
-    started = time.process_time()
-    sampler.ask(500)
-    assert time.process_time() - started < 1
 
 
 def test_a_seed_below_zero_is_refused(make: Make) -> None:

@@ -5,7 +5,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 from urllib.error import URLError
 from urllib.request import urlopen
@@ -14,6 +13,7 @@ import yaml
 from mlflow import MlflowClient
 
 from tests.checkout import ROOT
+from tests.waiting import LIMIT_SECONDS, wait_until
 
 
 def answers(port: int) -> bool:
@@ -22,15 +22,6 @@ def answers(port: int) -> bool:
             return bool(response.read() == b"OK")
     except (URLError, ConnectionError, TimeoutError):
         return False
-
-
-def comes_true(port: int, *, up: bool, seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if answers(port) is up:
-            return True
-        time.sleep(0.2)
-    return False
 
 
 def test_the_ui_answers_until_it_is_stopped(tmp_path: Path) -> None:
@@ -57,10 +48,10 @@ def test_the_ui_answers_until_it_is_stopped(tmp_path: Path) -> None:
     try:
         assert server.stdout is not None
         assert f"http://127.0.0.1:{port}" in server.stdout.readline()
-        assert comes_true(port, up=True, seconds=90)
+        wait_until(lambda: answers(port), what="the UI answers")
         os.kill(server.pid, signal.SIGTERM)  # the one process that the user knows
-        server.wait(timeout=30)
-        assert comes_true(port, up=False, seconds=30)
+        server.wait(timeout=LIMIT_SECONDS)
+        wait_until(lambda: not answers(port), what="the UI is gone")
     finally:
         if server.poll() is None:
             os.killpg(server.pid, signal.SIGKILL)
