@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.search.nsga2 import nsga2
-from orchestrator.search.uniform import uniform
-from tests.orchestrator.search.asked_trials import FEW, ratio_missed, run
+from tests.orchestrator.search.asked_trials import FEW, run
 from tests.orchestrator.search.learning_samplers import sampler_of
 
 POPULATION = 10
@@ -22,15 +21,6 @@ def test_the_first_generation_is_random_and_the_next_has_its_parents_values(
     parents, children = rates[:POPULATION], rates[POPULATION:]
     assert len(set(parents)) == POPULATION
     assert sum(rate in parents for rate in children) >= POPULATION / 2, "the others are mutations"
-
-
-@pytest.mark.parametrize("seed", [0, 1])
-def test_late_suggestions_miss_the_optimum_by_less_than_random_ones(
-    tmp_path: Path, seed: int
-) -> None:
-    bred = sampler_of(tmp_path / "nsga2", nsga2(population=POPULATION), seed=seed)
-    guessed = sampler_of(tmp_path / "random", uniform, seed=seed)
-    assert ratio_missed(run(bred, [], 80)[40:]) < 0.85 * ratio_missed(run(guessed, [], 80)[40:])
 
 
 def test_a_population_without_two_parents_is_refused() -> None:

@@ -6,13 +6,10 @@ from pathlib import Path
 import pytest
 
 from orchestrator.search.tpe import tpe
-from orchestrator.search.uniform import uniform
 from orchestrator.store.ledger import TrialState
 from tests.orchestrator.search.asked_trials import (
     complete,
     error_of,
-    ratio_missed,
-    run,
     running,
 )
 from tests.orchestrator.search.learning_samplers import sampler_of
@@ -30,15 +27,6 @@ def test_what_cannot_be_realised_is_avoided(tmp_path: Path) -> None:
             sampler.tell(complete(record, error_of(record.recipe)))
     assert chosen[:10].count("all") >= 3, "half of the random draws"
     assert chosen[30:].count("all") <= 8, "of thirty"
-
-
-@pytest.mark.parametrize("seed", [0, 1])
-def test_late_suggestions_miss_the_optimum_by_less_than_random_ones(
-    tmp_path: Path, seed: int
-) -> None:
-    learnt = run(sampler_of(tmp_path / "tpe", tpe(startup_trials=5), seed=seed), [], 80)[40:]
-    guessed = run(sampler_of(tmp_path / "random", uniform, seed=seed), [], 80)[40:]
-    assert ratio_missed(learnt) < 0.75 * ratio_missed(guessed)
 
 
 def test_no_startup_trials_are_refused() -> None:
