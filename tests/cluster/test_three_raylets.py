@@ -1,21 +1,24 @@
 """A sweep over three raylets, one of which is killed while its trial runs."""
 
 import json
+import os
+import signal
+import subprocess
 import tempfile
-import threading
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from ray.cluster_utils import Cluster
+from ray.tune.experiment import Trial
 
 from analysis.table import read_measurements, read_trials, rows
+from orchestrator.cluster.tune_adapters import DriverScheduler
 from orchestrator.config import SweepConfig, validate
-from orchestrator.search.driver import Driver
-from orchestrator.search.strategy import Decision
 from orchestrator.sweep import Sweep
 from trainables.measurement import Report
 
@@ -79,36 +82,49 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
             cluster.shutdown()
 
 
-class Killer(threading.Thread):
-    """Kills one worker's raylet, and all that runs under it, half-way through a sweep.
+class Reports:
+    """What trials report, and the kill of a worker as soon as one may strike.
 
-    The moment: a third of the trials are finished, and both workers have a trial between rungs.
+    The kill happens while the driver is told of a rung, so that the sweep cannot be over before:
+    a third of the trials are finished, and the one that reports has most of its rungs before it.
+    Its worker's raylet dies, and the trial's own process, as they do when a machine is lost.
     """
 
     def __init__(self, cluster: Cluster, folder: Path) -> None:
-        super().__init__(daemon=True)
+        self.rungs: dict[str, list[int]] = defaultdict(list)
+        """The rungs that every trial reports, in the order in which they reach the driver. The
+        journal tells each rung once; these tell whether a trial was sent back further."""
+        self.lost: str | None = None
+        """The trial whose worker was killed."""
         self._cluster = cluster
         self._folder = folder
-        self._over = threading.Event()
-        self.struck = False
 
-    def run(self) -> None:
-        while not self._over.wait(0.02):
-            if self._is_time():
-                victim = next(iter(self._cluster.worker_nodes))
-                self._cluster.remove_node(victim, allow_graceful=False)
-                self.struck = True
-                return
+    def hear(self, trial_id: str, result: Mapping[str, Any]) -> None:
+        """Hears one report, before it is answered."""
+        report = Report.from_json(result["report"])
+        assert report.measurement is not None
+        self.rungs[trial_id].append(report.measurement.rung)
+        finished = sum(event["event"] == "finished" for event in _events(self._folder))
+        if self.lost is None and finished >= TRIALS // 3 and report.measurement.rung == 1:
+            self._kill_worker(result["pid"])
+            self.lost = trial_id
 
-    def stop(self) -> None:
-        self._over.set()
-        self.join()
+    def _kill_worker(self, pid: int) -> None:
+        raylet = _parent(pid)
+        (victim,) = (n for n in self._cluster.worker_nodes if raylet in _processes(n))
+        self._cluster.remove_node(victim, allow_graceful=False)
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)  # it would notice a second later, and work until then
 
-    def _is_time(self) -> bool:
-        events = _events(self._folder)
-        finished = {event["trial_id"] for event in events if event["event"] == "finished"}
-        measured = {event["trial_id"] for event in events if event["event"] == "measured"}
-        return len(finished) >= TRIALS // 3 and len(measured - finished) == 2
+
+def _parent(pid: int) -> int:
+    shown = subprocess.run(["ps", "-o", "ppid=", "-p", str(pid)], check=True, capture_output=True)
+    return int(shown.stdout)
+
+
+def _processes(node: Any) -> set[int]:
+    """The ids of a Ray node's own processes, its raylet's among them."""
+    return {info.process.pid for infos in node.all_processes.values() for info in infos}
 
 
 def _events(folder: Path) -> list[dict[str, Any]]:
@@ -119,45 +135,36 @@ def _events(folder: Path) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def reports(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[int]]:
-    """The rungs that every trial reports, in the order in which they reach the driver.
+def reports(cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Reports:
+    """Listens where Tune hands reports to the driver."""
+    heard = Reports(cluster, tmp_path)
+    take = DriverScheduler.on_trial_result
 
-    The journal tells each rung once; these tell whether a trial was sent back further.
-    """
-    heard: dict[str, list[int]] = defaultdict(list)
-    take = Driver.report
+    def listen(
+        scheduler: DriverScheduler, controller: Any, trial: Trial, result: dict[str, Any]
+    ) -> str:
+        heard.hear(trial.config["trial_id"], result)
+        return take(scheduler, controller, trial, result)
 
-    def listen(driver: Driver, trial_id: str, report: Report) -> Decision:
-        assert report.measurement is not None
-        heard[trial_id].append(report.measurement.rung)
-        return take(driver, trial_id, report)
-
-    monkeypatch.setattr(Driver, "report", listen)
+    monkeypatch.setattr(DriverScheduler, "on_trial_result", listen)
     return heard
 
 
-def test_a_sweep_outlives_a_worker(
-    cluster: Cluster, reports: dict[str, list[int]], tmp_path: Path
-) -> None:
-    killer = Killer(cluster, tmp_path)
-    killer.start()
-    try:
-        frontier = Sweep(_config(tmp_path, cluster.address)).run()
-    finally:
-        killer.stop()
-    assert killer.struck, "the sweep was over before the kill: give it more to do"
+def test_a_sweep_outlives_a_worker(cluster: Cluster, reports: Reports, tmp_path: Path) -> None:
+    frontier = Sweep(_config(tmp_path, cluster.address)).run()
+    assert reports.lost is not None
 
     trials = {trial["trial_id"]: trial for trial in rows(read_trials(tmp_path))}
     table = rows(read_measurements(tmp_path))
     assert [trial["state"] for trial in trials.values()] == ["complete"] * TRIALS
 
     lost = [event for event in _events(tmp_path) if event["event"] == "restarted"]
-    assert lost, "no trial was on the killed worker"
+    assert reports.lost in {event["trial_id"] for event in lost}
     assert all("its worker was lost" in event["reason"] for event in lost)
     for trial_id, trial in trials.items():
         assert trial["attempt"] == sum(event["trial_id"] == trial_id for event in lost)
 
-    for trial_id, rungs in reports.items():
+    for trial_id, rungs in reports.rungs.items():
         curve = [row for row in table if row["trial_id"] == trial_id]
         assert [row["rung"] for row in curve] == list(range(LAST_RUNG + 1))
         assert rungs == sorted(rungs), "a lost trial goes on from its last rung, not from an older"
