@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-LIMIT_SECONDS = 120.0
+LIMIT_SECONDS = 200.0
 """Far more than any state takes to come, on however busy a machine."""
 
 
