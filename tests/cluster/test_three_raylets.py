@@ -1,6 +1,5 @@
 """A sweep over three raylets, one of which is killed while its trial runs."""
 
-import json
 import os
 import signal
 import subprocess
@@ -20,6 +19,7 @@ from analysis.table import read_measurements, read_trials, rows
 from orchestrator.cluster.tune_adapters import DriverScheduler
 from orchestrator.config import SweepConfig, validate
 from orchestrator.sweep import Sweep
+from tests.journals import events_of
 from trainables.measurement import Report
 
 pytestmark = pytest.mark.timeout(240)
@@ -104,7 +104,7 @@ class Reports:
         report = Report.from_json(result["report"])
         assert report.measurement is not None
         self.rungs[trial_id].append(report.measurement.rung)
-        finished = sum(event["event"] == "finished" for event in _events(self._folder))
+        finished = sum(event["event"] == "finished" for event in events_of(self._folder))
         if self.lost is None and finished >= TRIALS // 3 and report.measurement.rung == 1:
             self._kill_worker(result["pid"])
             self.lost = trial_id
@@ -125,13 +125,6 @@ def _parent(pid: int) -> int:
 def _processes(node: Any) -> set[int]:
     """The ids of a Ray node's own processes, its raylet's among them."""
     return {info.process.pid for infos in node.all_processes.values() for info in infos}
-
-
-def _events(folder: Path) -> list[dict[str, Any]]:
-    """The journal's whole lines."""
-    segments = sorted((folder / "journal").glob("segment-*"))
-    lines = [line for segment in segments for line in segment.read_text().split("\n")[:-1]]
-    return [json.loads(line) for line in lines]
 
 
 @pytest.fixture
@@ -158,7 +151,7 @@ def test_a_sweep_outlives_a_worker(cluster: Cluster, reports: Reports, tmp_path:
     table = rows(read_measurements(tmp_path))
     assert [trial["state"] for trial in trials.values()] == ["complete"] * TRIALS
 
-    lost = [event for event in _events(tmp_path) if event["event"] == "restarted"]
+    lost = [event for event in events_of(tmp_path) if event["event"] == "restarted"]
     assert reports.lost in {event["trial_id"] for event in lost}
     assert all("its worker was lost" in event["reason"] for event in lost)
     for trial_id, trial in trials.items():

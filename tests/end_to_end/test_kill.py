@@ -1,6 +1,5 @@
 """`kill -9` on the driver at random moments, then the same command: as if nothing had happened."""
 
-import json
 import random
 import subprocess
 import sys
@@ -17,6 +16,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from analysis.table import read_measurements, read_trials, rows
+from tests.journals import events_of
 from tests.waiting import LIMIT_SECONDS, wait_until
 
 pytestmark = pytest.mark.timeout(900)
@@ -68,13 +68,6 @@ def _finish(config: Path) -> None:
     assert process.returncode == 0, output.decode()
 
 
-def _events(folder: Path) -> list[dict[str, Any]]:
-    lines = []
-    for segment in sorted((folder / "run" / "journal").glob("segment-*")):
-        lines += segment.read_text().split("\n")[:-1]
-    return [json.loads(line) for line in lines]
-
-
 def _kill_at_a_random_moment(config: Path, chance: random.Random, *, latest: int) -> None:
     """Starts the driver and kills it a few events later, somewhere between two of them.
 
@@ -82,7 +75,7 @@ def _kill_at_a_random_moment(config: Path, chance: random.Random, *, latest: int
     """
 
     def events() -> int:
-        return len(_events(config.parent))
+        return len(events_of(config.parent / "run"))
 
     wanted = max(events() + 1, min(events() + chance.randint(1, 8), latest))
     process = _start(config)
@@ -115,12 +108,14 @@ def test_a_killed_driver_loses_and_repeats_nothing(
 ) -> None:
     config = _config(tmp_path)
     chance = random.Random(kills)
-    least = len(_events(undisturbed))  # and more with each time that trials are set up again
+    least = len(
+        events_of(undisturbed / "run")
+    )  # and more with each time that trials are set up again
     for kill in range(1, kills + 1):
         _kill_at_a_random_moment(config, chance, latest=least * kill // (kills + 1))
     _finish(config)
 
-    _check_journal(_events(tmp_path))
+    _check_journal(events_of(tmp_path / "run"))
     _check_tables(tmp_path, undisturbed)
     _check_study(tmp_path)
     _check_mlflow(tmp_path)

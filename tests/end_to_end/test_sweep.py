@@ -33,6 +33,7 @@ from orchestrator.store.journal import Journal
 from orchestrator.sweep import Sweep
 from orchestrator.tracking.views import TRIAL_ID_TAG
 from tests.checkout import ROOT
+from tests.journals import events_of
 from tests.waiting import LIMIT_SECONDS, wait_until
 from trainables.errors import InputError
 from trainables.export import load_exported
@@ -71,8 +72,8 @@ class Swept:
     frontier: Frontier
     trials: list[dict[str, Any]]
     measurements: list[dict[str, Any]]
-    events: int
-    """In its journal."""
+    happened: list[dict[str, Any]]
+    """The events in its journal, without its being opened."""
 
     @property
     def tracking_uri(self) -> str:
@@ -88,13 +89,8 @@ def run(values: Mapping[str, Any], *, fresh: bool = False) -> Swept:
         frontier=frontier,
         trials=rows(read_trials(config.folder)),
         measurements=rows(read_measurements(config.folder)),
-        events=sum(len(path.read_bytes().splitlines()) for path in journal_of(config.folder)),
+        happened=[e for e in events_of(config.folder) if e["event"] != "opened"],
     )
-
-
-def journal_of(folder: Path) -> list[Path]:
-    """The segments of a sweep's journal."""
-    return sorted((folder / "journal").glob("segment-*"))
 
 
 def extended_to(trials: int, swept: Swept) -> dict[str, Any]:
@@ -279,7 +275,7 @@ def test_the_same_command_again_runs_no_trial(swept: Swept, again: Swept) -> Non
     assert again.trials == swept.trials
     assert again.measurements == swept.measurements
     assert again.frontier == swept.frontier
-    assert again.events == swept.events
+    assert again.happened == swept.happened
     assert len(runs_of(again)[1]) == TRIALS
     assert len(models_of(again)) == len(swept.frontier.points)
 
@@ -403,7 +399,7 @@ def test_an_interrupted_sweep_says_so_and_leaves_the_rest_to_the_same_command(
 def wait_for_measurement(folder: Path, driver: "subprocess.Popen[str]") -> None:
     def is_measured() -> bool:
         assert driver.poll() is None, driver.communicate()
-        return any('"measured"' in segment.read_text() for segment in journal_of(folder))
+        return any(event["event"] == "measured" for event in events_of(folder))
 
     try:
         wait_until(is_measured, what="a trial is measured")
