@@ -1,18 +1,15 @@
 """A sweep of recipes that train the head alone: one extraction on its bill, whole models out."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 import torch
 from safetensors.torch import save_file
 
 from analysis.frontier import Frontier
 from analysis.table import read_measurements, read_trials, rows
-from orchestrator.cluster.resources import connect
 from orchestrator.config import SweepConfig, validate
 from orchestrator.exporting import export_point
 from orchestrator.sweep import Sweep
@@ -37,7 +34,7 @@ class Swept:
 
 
 @pytest.fixture(scope="module")
-def swept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swept]:
+def swept(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Swept:
     """Two trials at a time, so that the first two want the same features at once."""
     folder = tmp_path_factory.mktemp("head-only")
     torch.manual_seed(0)
@@ -63,16 +60,14 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swept]:
         "resources": {"concurrent": 2},
         "storage": {"folder": str(folder / "sweep"), "cache": str(folder / "cache")},
     }
-    assert connect(None), "another test module left Ray running"
     frontier = Sweep(validate(SweepConfig, values, what="the test")).run()
-    yield Swept(
+    return Swept(
         folder=folder / "sweep",
         cache=folder / "cache",
         frontier=frontier,
         trials=rows(read_trials(folder / "sweep")),
         measurements=rows(read_measurements(folder / "sweep")),
     )
-    ray.shutdown()
 
 
 def test_each_trial_is_charged_the_extraction_and_the_sweep_is_billed_one(swept: Swept) -> None:

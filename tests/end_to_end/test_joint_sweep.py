@@ -1,18 +1,15 @@
 """A sweep in which every method competes: none is known by name on the way to the frontier."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 import torch
 from safetensors.torch import save_file
 
 from analysis.frontier import Frontier
 from analysis.table import read_measurements, read_trials, rows
-from orchestrator.cluster.resources import connect
 from orchestrator.config import SweepConfig, validate
 from orchestrator.exporting import export_point
 from orchestrator.sweep import Sweep
@@ -35,7 +32,7 @@ class Swept:
 
 
 @pytest.fixture(scope="module")
-def swept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swept]:
+def swept(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Swept:
     """The backbone has zeros and its source task is named, so that no method is left out."""
     folder = tmp_path_factory.mktemp("joint")
     torch.manual_seed(0)
@@ -57,15 +54,13 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Swept]:
         "resources": {"concurrent": 2, "max_failures": 0},
         "storage": {"folder": str(folder / "sweep"), "cache": str(folder / "cache")},
     }
-    assert connect(None), "another test module left Ray running"
     frontier = Sweep(validate(SweepConfig, values, what="the test")).run()
-    yield Swept(
+    return Swept(
         folder=folder / "sweep",
         frontier=frontier,
         trials=rows(read_trials(folder / "sweep")),
         measurements=rows(read_measurements(folder / "sweep")),
     )
-    ray.shutdown()
 
 
 def test_no_recipe_of_any_method_fails(swept: Swept) -> None:

@@ -16,6 +16,8 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from analysis.table import read_measurements, read_trials, rows
+from orchestrator.config import SweepConfig, read_config
+from orchestrator.sweep import Sweep
 from tests.journals import events_of
 from tests.waiting import LIMIT_SECONDS, wait_until
 
@@ -93,10 +95,10 @@ def _kill_at_a_random_moment(config: Path, chance: random.Random, *, latest: int
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the same sweep, left alone."""
+def undisturbed(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the same sweep, left alone in this process."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    _finish(_config(folder))
+    Sweep(read_config(SweepConfig, _config(folder))).run()
     return folder
 
 

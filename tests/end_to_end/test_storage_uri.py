@@ -4,12 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
-import ray
 from typer.testing import CliRunner
 
 from analysis.table import frontier_of, read_measurements, read_trials, rows
 from orchestrator.cli import app
-from orchestrator.cluster.resources import connect
 from orchestrator.config import SweepConfig, validate
 from orchestrator.store.folder import STORED
 from orchestrator.sweep import Sweep
@@ -51,17 +49,13 @@ class Elsewhere:
 
 
 @pytest.fixture(scope="module")
-def sweep(tmp_path_factory: pytest.TempPathFactory) -> Elsewhere:
+def sweep(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Elsewhere:
     """A sweep of two trials whose driver's machine was lost, extended by another machine."""
     sweep = Elsewhere(tmp_path_factory.mktemp("elsewhere"))
-    connect(None)  # one Ray for both
-    try:
-        sweep.run(trials=2)
-        before = sweep.trials()
-        sweep.folder = sweep.folder.with_name("another-driver")
-        sweep.run(trials=3)
-    finally:
-        ray.shutdown()
+    sweep.run(trials=2)
+    before = sweep.trials()
+    sweep.folder = sweep.folder.with_name("another-driver")
+    sweep.run(trials=3)
     assert sweep.trials()[:2] == before, "finished trials were changed or run again"
     return sweep
 

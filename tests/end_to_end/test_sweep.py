@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ import mlflow
 import numpy as np
 import optuna
 import pytest
-import ray
 import yaml
 from mlflow.entities import LoggedModel, Run
 from optuna.storages import JournalStorage
@@ -26,7 +25,6 @@ from optuna.trial import TrialState as StudyState
 
 from analysis.frontier import Frontier
 from analysis.table import frontier_of, read_measurements, read_trials, rows
-from orchestrator.cluster.resources import connect
 from orchestrator.config import SweepConfig, validate
 from orchestrator.exporting import export_point
 from orchestrator.store.journal import Journal
@@ -93,20 +91,17 @@ def run(values: Mapping[str, Any], *, fresh: bool = False) -> Swept:
     )
 
 
+ONE_ACTOR = {"resources": {"concurrent": 1}}
+"""For a few trials more: each further actor takes seconds to start."""
+
+
 def extended_to(trials: int, swept: Swept) -> dict[str, Any]:
-    return dict(swept.values) | {"budget": {"trials": trials}}
+    return dict(swept.values) | {"budget": {"trials": trials}} | ONE_ACTOR
 
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(scope="module")
-def local_ray() -> Iterator[None]:
-    assert connect(None), "another test module left Ray running"
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -350,7 +345,7 @@ def prunetune(*arguments: str) -> str:
 def test_a_full_disk_ends_the_sweep_as_such_and_what_was_written_stays(
     local_ray: None, tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    values = tiny(tmp_path / "full", cache) | {"budget": {"trials": 3}}
+    values = tiny(tmp_path / "full", cache) | {"budget": {"trials": 3}} | ONE_ACTOR
     append = Journal.append
 
     def append_until_full(journal: Journal, event: Mapping[str, Any]) -> None:
@@ -369,7 +364,7 @@ def test_a_full_disk_ends_the_sweep_as_such_and_what_was_written_stays(
 def test_an_interrupted_sweep_says_so_and_leaves_the_rest_to_the_same_command(
     tmp_path: Path, cache: Path
 ) -> None:
-    values = tiny(tmp_path / "stopped", cache) | {"budget": {"trials": 1000}}
+    values = tiny(tmp_path / "stopped", cache) | {"budget": {"trials": 1000}} | ONE_ACTOR
     config = tmp_path / "config.yaml"
     config.write_text(yaml.safe_dump(values))
     driver = subprocess.Popen(
