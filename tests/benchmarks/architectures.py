@@ -11,7 +11,6 @@ import copy
 import json
 import multiprocessing
 import signal
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -29,7 +28,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.benchmarks.publish import publish
-from trainables.backbones.build import classifier_name
+from trainables.backbones.layers import classifier_name
 from trainables.pruning import PrunedStructure, PruningPlan, WidthRule, prune, rebuild
 
 FAMILIES: Mapping[str, str] = {
@@ -285,4 +284,4 @@ def _limit(seconds: int) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -30,7 +30,7 @@ from torch import Tensor
 from search_spaces.recipe import Recipe, Setting
 from tests.benchmarks.publish import publish
 from tests.checkout import SHARED
-from tests.trainables import cifar_resnet
+from tests.trainables.backbones import cifar_resnet
 from trainables.backbones.build import Backbone, load_weights
 from trainables.backbones.source import BackboneSource
 from trainables.errors import InfeasibleError

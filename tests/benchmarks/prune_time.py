@@ -15,7 +15,7 @@ import torch_pruning
 from torch import nn
 
 from tests.benchmarks.publish import publish
-from trainables.pruning import PruningPlan, WidthRule, prune
+from trainables.pruning import Criterion, PruningPlan, WidthRule, prune
 
 MODEL = "resnet50"
 RESOLUTION = 224
@@ -71,7 +71,7 @@ def timed(job: Callable[[nn.Module], None], net: nn.Module) -> float:
 
 def pruned(net: nn.Module) -> None:
     """Prunes `net` as a trial does."""
-    plan = PruningPlan(ratio=RATIO, width_rule=WidthRule.ALL, criterion="l2")
+    plan = PruningPlan(ratio=RATIO, width_rule=WidthRule.ALL, criterion=Criterion.L2)
     prune(net, plan, head="fc", resolution=RESOLUTION, seed=0)
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from analysis.frontier import Frontier
+from analysis.frontier import Frontier, FrontierPoint
 from analysis.table import read_measurements, read_trials, rows
 from orchestrator.config import SweepConfig, validate
 from orchestrator.exporting import export_point
@@ -83,7 +83,11 @@ def test_all_are_measured_on_the_same_axes(swept: Swept) -> None:
 def test_the_frontiers_models_are_plain(swept: Swept, tmp_path: Path) -> None:
     for index, point in enumerate(swept.frontier.points):
         folder = tmp_path / str(index)
-        export_point(str(swept.folder), folder, choose=lambda found, at=index: found.points[at])
+
+        def this(found: Frontier, index: int = index) -> FrontierPoint:
+            return found.points[index]
+
+        export_point(str(swept.folder), folder, choose=this)
         module = load_exported(folder).module
         assert sum(p.numel() for p in module.parameters()) == point.measurement.params
         assert not any("parametrizations" in name for name in module.state_dict())

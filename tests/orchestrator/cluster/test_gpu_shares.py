@@ -1,5 +1,6 @@
 """Shares of a GPU: from numbers to what Ray hands out (its GPUs here are counted, not there)."""
 
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,7 +53,7 @@ def cluster() -> Iterator[None]:
         num_gpus=1,
         include_dashboard=False,
         log_to_driver=False,
-        logging_level="error",
+        logging_level=logging.ERROR,
     )
     yield
     ray.shutdown()
@@ -149,12 +150,14 @@ def reporting_trainable() -> type[tune.Trainable]:
 @pytest.mark.usefixtures("cluster")
 def test_every_trial_gets_its_share_and_actors_are_kept(tmp_path: Path) -> None:
     shares = [0.5, 0.25, 0.25, 0.25, 0.25, 0.25, 0.5, 0.5]
-    results = tune.Tuner(
+    grid = tune.Tuner(
         sized(reporting_trainable(), cpus=1),
         param_space={"gpus": tune.grid_search(shares)},
         tune_config=tune.TuneConfig(reuse_actors=True, max_concurrent_trials=2),
         run_config=tune.RunConfig(storage_path=str(tmp_path), verbose=0),
     ).fit()
-    assert [result.config["gpus"] for result in results] == shares
-    assert [result.metrics["gpus"] for result in results] == shares
-    assert len({result.metrics["pid"] for result in results}) < len(shares)
+    results = [grid[number] for number in range(len(grid))]
+    assert [(result.config or {})["gpus"] for result in results] == shares
+    measured = [result.metrics or {} for result in results]
+    assert [metrics["gpus"] for metrics in measured] == shares
+    assert len({metrics["pid"] for metrics in measured}) < len(shares)

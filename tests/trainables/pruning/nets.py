@@ -1,5 +1,7 @@
 """Small networks that the pruning tests share, each with a shape of graph that timm's lack."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -18,13 +20,14 @@ class Chain(nn.Module):
     ) -> None:
         super().__init__()
         self.first = nn.Conv2d(3, width, 3, padding=1)
-        self.between = between
+        self.between: Any = between
         self.second = nn.Conv2d(between_width or width, 12, 3, padding=1, groups=groups)
         self.head = nn.Linear(12, 5)
 
     def forward(self, images: Tensor) -> Tensor:
         maps = F.relu(self.second(self.between(F.relu(self.first(images)))))
-        return self.head(maps.mean((2, 3)))
+        logits: Tensor = self.head(maps.mean((2, 3)))
+        return logits
 
 
 class Flipped(nn.Module):
@@ -85,4 +88,6 @@ class TwoBranches(nn.Module):
         self.head = nn.Linear(6, 5)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.last(self.left(images) * self.right(images)).mean((2, 3)))
+        maps = self.last(self.left(images) * self.right(images))
+        logits: Tensor = self.head(maps.mean((2, 3)))
+        return logits

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from tests.trainables.pruning.nets import Chain
-from trainables.pruning import PruningPlan, prune
+from tests.trainables.pruning.plans import plan_of
+from trainables.pruning import prune
 from trainables.pruning.channels.engine import find_groups
 from trainables.pruning.channels.groups import ChannelGroup
 from trainables.pruning.folding import folded
@@ -16,7 +17,7 @@ from trainables.pruning.widths import block_channels
 
 
 def fold(model: nn.Module, *, ratio: float = 0.5, width_rule: str = "inner") -> None:
-    plan = PruningPlan(ratio=ratio, criterion="folding", width_rule=width_rule)
+    plan = plan_of(ratio=ratio, criterion="folding", width_rule=width_rule)
     prune(model, plan, head="head", resolution=16, seed=0)
 
 
@@ -34,8 +35,8 @@ def twins(model: Chain) -> Chain:
             tensor.normal_()
             tensor[4:] = tensor[:4]
         if isinstance(model.between, nn.BatchNorm2d):
-            for statistic in (model.between.running_mean, model.between.running_var):
-                statistic.uniform_(0.5, 2)
+            for name in ("running_mean", "running_var"):
+                statistic = model.between.get_buffer(name).uniform_(0.5, 2)
                 statistic[4:] = statistic[:4]
     return model.double().eval()
 
@@ -58,7 +59,7 @@ def test_dropping_duplicates_loses_what_folding_keeps() -> None:
     model = twins(Chain(nn.BatchNorm2d(8)))
     images = torch.randn(4, 3, 16, 16, dtype=torch.float64)
     expected = model(images)
-    prune(model, PruningPlan(ratio=0.5, criterion="l2"), head="head", resolution=16, seed=0)
+    prune(model, plan_of(criterion="l2"), head="head", resolution=16, seed=0)
     assert not torch.allclose(model(images), expected, rtol=1e-2)
 
 
@@ -106,7 +107,7 @@ def test_folding_is_the_same_for_every_seed() -> None:
     folds = []
     for seed in (0, 1):
         one = copy.deepcopy(model)
-        plan = PruningPlan(ratio=0.5, criterion="folding", width_rule="all")
+        plan = plan_of(criterion="folding", width_rule="all")
         prune(one, plan, head="fc", resolution=32, seed=seed)
         folds.append(one.state_dict())
     assert all(torch.equal(value, folds[1][name]) for name, value in folds[0].items())
@@ -116,7 +117,7 @@ def test_folding_is_the_same_for_every_seed() -> None:
 @pytest.mark.parametrize("width_rule", ["inner", "all"])
 def test_whole_networks_fold(name: str, width_rule: str) -> None:
     model = timm.create_model(name, num_classes=5)
-    plan = PruningPlan(ratio=0.5, criterion="folding", width_rule=width_rule)
+    plan = plan_of(criterion="folding", width_rule=width_rule)
     dense = sum(p.numel() for p in model.parameters())
     prune(model, plan, head=model.get_classifier(), resolution=32, seed=0)
     assert sum(p.numel() for p in model.parameters()) < dense

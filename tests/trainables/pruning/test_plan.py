@@ -1,7 +1,10 @@
 """Plans: what they take, what they refuse."""
 
+from typing import Any
+
 import pytest
 
+from tests.trainables.pruning.plans import plan_of
 from trainables.errors import InputError
 from trainables.pruning import Criterion, FilterScope, PruningPlan, WidthRule
 
@@ -21,13 +24,13 @@ from trainables.pruning import Criterion, FilterScope, PruningPlan, WidthRule
         ({"ratio": 0.5, "scope": "net"}, r"must be one of 'layer', 'global'"),
     ],
 )
-def test_a_wrong_plan_is_refused_in_a_sentence(wrong: dict[str, object], sentence: str) -> None:
+def test_a_wrong_plan_is_refused_in_a_sentence(wrong: dict[str, Any], sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
         PruningPlan(**wrong)
 
 
 def test_a_plan_takes_the_names_that_recipes_use() -> None:
-    plan = PruningPlan(ratio=0.5, criterion="l2", width_rule="all", scope="global")
+    plan = plan_of(criterion="l2", width_rule="all", scope="global")
     assert plan == PruningPlan(
         ratio=0.5, criterion=Criterion.L2, width_rule=WidthRule.ALL, scope=FilterScope.GLOBAL
     )

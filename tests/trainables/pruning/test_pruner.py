@@ -3,6 +3,7 @@
 import copy
 import functools
 import json
+from typing import Any
 
 import pytest
 import timm
@@ -12,6 +13,7 @@ from torch import nn
 
 from tests.trainables.backbones.cifar_resnet import CifarResNet
 from tests.trainables.pruning.nets import Chain, Squeeze
+from tests.trainables.pruning.plans import plan_of
 from trainables.backbones.skeleton import meta_copy
 from trainables.costs.flops import count_flops
 from trainables.errors import InfeasibleError, InputError
@@ -22,7 +24,7 @@ from trainables.pruning.pruner import planned_structure
 
 
 @functools.cache
-def _dense(name: str) -> nn.Module:
+def _dense(name: str) -> Any:
     return timm.create_model(name, num_classes=1000)
 
 
@@ -33,22 +35,24 @@ def graph_of(name: str) -> ChannelGraph:
     return find_groups(model, resolution=32, head=[head])
 
 
-def dense(name: str) -> nn.Module:
+def dense(name: str) -> Any:
+    """A timm model of 1,000 classes."""
     return copy.deepcopy(_dense(name))
 
 
-def classifier_of(model: nn.Module) -> nn.Module:
+def classifier_of(model: Any) -> nn.Module:
     if isinstance(model, CifarResNet):
         return model.linear
-    return model.head if isinstance(model, Chain) else model.get_classifier()
+    classifier: nn.Module = model.head if isinstance(model, Chain) else model.get_classifier()
+    return classifier
 
 
-def pruned(model: nn.Module, **plan: object) -> PrunedStructure:
-    plan = {"ratio": 0.5, "width_rule": "all"} | plan
-    return prune(model, PruningPlan(**plan), head=classifier_of(model), resolution=32, seed=0)
+def pruned(model: nn.Module, **choices: Any) -> PrunedStructure:
+    plan = plan_of(**{"width_rule": "all"} | choices)
+    return prune(model, plan, head=classifier_of(model), resolution=32, seed=0)
 
 
-def bumpy(model: nn.Module) -> nn.Module:
+def bumpy(model: Any) -> Any:
     """Weights and statistics that are nowhere zero or one, so that outputs show every fault."""
     torch.manual_seed(0)
     for name, tensor in model.state_dict().items():
@@ -67,19 +71,19 @@ SHARES = {
 }
 
 
-def planned(name: str, **plan: object) -> nn.Module:
+def planned(name: str, **choices: Any) -> Any:
     """The pruned network without values: real scores and cuts, no proof."""
     model, skeleton = _dense(name), meta_copy(_dense(name))
     head = next(n for n, m in model.named_modules() if m is model.get_classifier())
-    plan = {"ratio": 0.5, "width_rule": "all"} | plan
-    structure = planned_structure(model, graph_of(name), PruningPlan(**plan), head=[head], seed=0)
+    plan = plan_of(**{"width_rule": "all"} | choices)
+    structure = planned_structure(model, graph_of(name), plan, head=[head], seed=0)
     surgery.apply(skeleton, structure.cuts, structure.resizes)
     return skeleton
 
 
-def share_left(name: str, **plan: object) -> float:
+def share_left(name: str, **choices: Any) -> float:
     full = count_flops(meta_copy(_dense(name)), resolution=224)
-    return count_flops(planned(name, **plan), resolution=224).forward_flops / full.forward_flops
+    return count_flops(planned(name, **choices), resolution=224).forward_flops / full.forward_flops
 
 
 @pytest.mark.parametrize(
@@ -197,8 +201,8 @@ def test_the_filters_of_largest_norm_stay_with_their_weights() -> None:
 
 
 def test_random_choice_depends_on_the_seed_alone() -> None:
-    plan = PruningPlan(ratio=0.5, criterion="random")
-    runs = []
+    plan = plan_of(criterion="random")
+    runs: list[PrunedStructure] = []
     for seed in (3, 3, 4):
         model = CifarResNet()
         torch.manual_seed(len(runs))
@@ -230,7 +234,7 @@ def test_the_global_scope_spends_the_same_channels_unevenly() -> None:
 
 
 def test_a_users_own_network_is_pruned_inside_its_blocks() -> None:
-    model = CifarResNet(blocks=2)
+    model: Any = CifarResNet(blocks=2)
     pruned(model, width_rule="inner", ratio=0.75)
     assert [model.layer1[1].conv1.out_channels, model.layer3[0].conv1.out_channels] == [4, 16]
     assert [model.conv1.out_channels, model.layer3[1].conv2.out_channels] == [16, 64]
@@ -238,7 +242,7 @@ def test_a_users_own_network_is_pruned_inside_its_blocks() -> None:
 
 
 def test_a_stream_padded_with_zeros_loses_only_what_is_not_padded_and_says_so() -> None:
-    model = CifarResNet(blocks=2)
+    model: Any = CifarResNet(blocks=2)
     structure = pruned(model)
     # the shortcut puts 8 zero channels on either side of 16, then 16 on either side of 32
     assert [model.conv1.out_channels, model.layer2[1].conv2.out_channels] == [8, 24]

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import timm
@@ -9,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from tests.trainables.pruning.nets import Chain
+from tests.trainables.pruning.plans import plan_of
 from trainables.errors import InfeasibleError
-from trainables.pruning import PruningPlan, prune
+from trainables.pruning import prune
 from trainables.pruning.absorption import Absorbing
 from trainables.pruning.channels.engine import find_groups
 from trainables.pruning.reductions import Reduction, dropped
@@ -30,7 +32,8 @@ def reduced(model: nn.Module, name: str, kept: Sequence[int]) -> tuple[Reduction
 def read_by_second(model: nn.Module, images: Tensor) -> Tensor:
     """[channels, places]: what the layer `second` reads."""
     seen: list[Tensor] = []
-    hook = model.second.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    second = model.get_submodule("second")
+    hook = second.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     model(images)
     hook.remove()
     return seen[0].detach().transpose(0, 1).flatten(1)
@@ -45,13 +48,13 @@ def chain(between: nn.Module) -> Chain:
     return model.double().eval()
 
 
-def pruned(model: nn.Module, images: Tensor, *, corrected: bool, **plan: object) -> None:
+def pruned(model: nn.Module, images: Tensor, *, corrected: bool, **plan: Any) -> None:
     def correct(reductions: Sequence[Reduction]) -> Absorbing:
         return fit_ridge(model, reductions, [images], head="head").absorbing
 
     prune(
         model,
-        PruningPlan(ratio=0.5, **plan),
+        plan_of(**plan),
         head="head",
         resolution=16,
         seed=0,
@@ -105,12 +108,13 @@ def test_combinations_of_channels_that_stay_are_recovered() -> None:
     class Mixed(Chain):
         def forward(self, images: Tensor) -> Tensor:
             maps = self.second(self.between(self.first(images)))  # nothing in between but linear
-            return self.head(maps.mean((2, 3)))
+            logits: Tensor = self.head(maps.mean((2, 3)))
+            return logits
 
     torch.manual_seed(0)
     model = Mixed(nn.Identity()).double().eval()
     with torch.no_grad():
-        for tensor in (model.first.weight, model.first.bias):
+        for tensor in model.first.parameters():
             tensor[4:] *= 1e-2  # the smaller half, which goes
             tensor[4] = 0.03 * tensor[0] - 0.01 * tensor[1]
             tensor[5:] = 0.02 * tensor[1:4] - 0.02 * tensor[:1]
@@ -156,7 +160,9 @@ class Flat(nn.Module):
         self.head = nn.Linear(10, 5)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.head(torch.relu(self.second(torch.relu(self.first(images)).flatten(1))))
+        flat = torch.relu(self.first(images)).flatten(1)
+        logits: Tensor = self.head(torch.relu(self.second(flat)))
+        return logits
 
 
 def test_the_places_of_a_flattened_map_share_their_channels_correction() -> None:
@@ -217,7 +223,7 @@ def test_the_model_is_only_looked_at() -> None:
 def test_channels_that_never_fire_leave_the_weights_alone() -> None:
     model = chain(nn.Identity())
     with torch.no_grad():
-        model.first.bias[:2] = -1e3
+        model.get_parameter("first.bias")[:2] = -1e3
     ridge = fit_ridge(model, reduced(model, "first", [0, 1]), [noise()], head="head")
     (found,) = ridge.absorbing["second"]
     assert torch.equal(found, torch.eye(8, dtype=torch.float64)[:, :2])
@@ -245,10 +251,9 @@ def test_whole_networks_are_corrected(name: str, width_rule: str) -> None:
         def correct(reductions: Sequence[Reduction], model: nn.Module = model) -> Absorbing:
             return fit_ridge(model, reductions, [images], head=head).absorbing
 
-        plan = PruningPlan(ratio=0.5, width_rule=width_rule)
         prune(
             model,
-            plan,
+            plan_of(width_rule=width_rule),
             head=head,
             resolution=32,
             seed=0,

@@ -35,7 +35,8 @@ class Gated(nn.Module):
     def forward(self, images: Tensor, gate: Tensor) -> Tensor:
         maps = self.chain.between(F.relu(self.chain.first(images))) * gate[:, :, None, None]
         maps = F.relu(self.chain.second(maps))
-        return self.chain.head(maps.mean((2, 3)))
+        logits: Tensor = self.chain.head(maps.mean((2, 3)))
+        return logits
 
 
 def test_they_are_the_derivatives_by_a_gate_image_by_image() -> None:
@@ -47,6 +48,7 @@ def test_they_are_the_derivatives_by_a_gate_image_by_image() -> None:
     batches = zip(images.split(4), labels.split(4), strict=True)
     (found,) = gate_gradients(model, groups_of(model, "first"), batches)
     assert found.shape == (6, 8)
+    assert gate.grad is not None
     assert torch.allclose(found, gate.grad)
 
 
@@ -66,6 +68,7 @@ def test_a_channel_that_several_layers_read_has_one_gate() -> None:
     squeeze = model.between.expand(F.relu(model.between.reduce(pooled)))
     maps = F.relu(model.second(first * torch.sigmoid(squeeze) * gate))
     F.cross_entropy(model.head(maps.mean((2, 3))), labels, reduction="sum").backward()
+    assert gate.grad is not None
     assert torch.allclose(found, gate.grad.flatten(1))
 
 

@@ -91,8 +91,8 @@ def test_every_criterion_has_a_selector() -> None:
 def test_filters_of_shared_channels_come_from_all_their_producers() -> None:
     model = TwoBranches()
     evidence = evidence_of(model, group_of(model, "left"), generator=generator())
-    expected = sum(layer.weight.abs().sum((1, 2, 3)) for layer in (model.left, model.right))
-    assert torch.allclose(SELECTORS[Criterion.L1](evidence), expected.double())
+    left, right = (layer.weight.abs().sum((1, 2, 3)) for layer in (model.left, model.right))
+    assert torch.allclose(SELECTORS[Criterion.L1](evidence), (left + right).double())
 
 
 def test_filters_of_a_transposed_convolution_are_its_outputs() -> None:

@@ -71,9 +71,10 @@ def test_norms_across_channels_keep_the_order_of_their_gains() -> None:
     kept = (3, 64, 65, 100, 127)  # an order that a set of integers would not keep
     for layer in (nn.LayerNorm(128), nn.GroupNorm(1, 128)):
         model = nn.Sequential(copy.deepcopy(layer))
-        model[0].weight.data = torch.arange(128.0)
+        gains = model.get_parameter("0.weight")
+        gains.data = torch.arange(128.0)
         surgery.apply(model, [cut("0", Side.BOTH, 128, *kept)])
-        assert model[0].weight.tolist() == list(kept)
+        assert model.get_parameter("0.weight").tolist() == list(kept)
         assert model(torch.randn(2, 5)).shape == (2, 5)
 
 

@@ -111,7 +111,8 @@ class Embedded(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         tokens = self.stem(images).flatten(2).transpose(1, 2)
-        return self.head(self.mixer(tokens, tokens, tokens)[0].mean(1))
+        logits: Tensor = self.head(self.mixer(tokens, tokens, tokens)[0].mean(1))
+        return logits
 
 
 def test_a_layer_that_cannot_be_cut_is_named() -> None:
@@ -127,7 +128,8 @@ class ReadsValues(nn.Module):
         self.head = nn.Linear(3, 5)
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.head(images.mean((2, 3)) / images.max().item())
+        logits: Tensor = self.head(images.mean((2, 3)) / images.max().item())
+        return logits
 
 
 def test_a_model_that_cannot_be_traced_is_infeasible() -> None:

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tests.trainables.pruning.nets import Chain, CountsChannels, Flipped, Shuffled, Sorted
+from tests.trainables.pruning.plans import plan_of
 from trainables.errors import InfeasibleError
-from trainables.pruning import PrunedStructure, PruningPlan, prune, rebuild
+from trainables.pruning import PrunedStructure, prune, rebuild
 
 
 def pruned(model: nn.Module, rule: str = "inner") -> PrunedStructure:
-    plan = PruningPlan(ratio=0.5, width_rule=rule)
-    return prune(model, plan, head="head", resolution=16, seed=0)
+    return prune(model, plan_of(width_rule=rule), head="head", resolution=16, seed=0)
 
 
 class Halves(nn.Module):
@@ -28,7 +28,7 @@ class Halves(nn.Module):
         self.wide = nn.Conv2d(6, 6, 3, padding=1)
 
     def forward(self, maps: Tensor) -> Tensor:
-        wide, narrow = torch.split(maps, self.sizes, dim=1)
+        wide, narrow = torch.split(maps, list(self.sizes), dim=1)
         return torch.cat([self.wide(wide), narrow], dim=1)
 
 
@@ -65,7 +65,8 @@ class Attended(nn.Module):
     def forward(self, maps: Tensor) -> Tensor:
         weights = self.place(maps).flatten(2).softmax(-1)
         context = maps.flatten(2) @ weights.transpose(1, 2)
-        return maps + context.unsqueeze(-1)
+        added: Tensor = maps + context.unsqueeze(-1)
+        return added
 
 
 class Positioned(nn.Module):
@@ -140,7 +141,7 @@ class Indexed(nn.Module):
         self.register_buffer("order", torch.arange(8).flip(0), persistent=False)
 
     def forward(self, maps: Tensor) -> Tensor:
-        return maps[:, self.order]
+        return maps[:, self.get_buffer("order")]
 
 
 class Uneven(nn.Module):
@@ -190,7 +191,8 @@ class TwoHalves(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         odd = self.after(self.odd(images).sort(1).values)
-        return self.head(torch.cat([self.plain(images), odd.mean((2, 3))], 1))
+        logits: Tensor = self.head(torch.cat([self.plain(images), odd.mean((2, 3))], 1))
+        return logits
 
 
 def test_a_group_that_cannot_go_stays_dense_and_is_listed() -> None:
