@@ -1,17 +1,15 @@
 """The config: one YAML, checked before any compute is spent."""
 
 import difflib
-import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from types import NoneType
-from typing import Annotated, Any, Literal, Self, TypeVar, get_args, get_type_hints
+from typing import Annotated, Any, Self, TypeVar, get_args, get_type_hints
 
 import yaml
 from pydantic import (
-    BeforeValidator,
     Field,
     PositiveFloat,
     PositiveInt,
@@ -19,23 +17,13 @@ from pydantic import (
     model_validator,
 )
 
-from orchestrator.search.budget import Budget
+from orchestrator.cluster.config import RayConfig, ResourcesConfig
+from orchestrator.search.config import Budget, SearchConfig
 from orchestrator.section import Section
 from trainables.backbones.source import BackboneSource
 from trainables.errors import InputError, first_line
 from trainables.images.tasks import TaskSource
 from trainables.rungs import rung_levels
-
-
-def _gpus(value: Any) -> Any:
-    """Refuses everything but a number from 0, and `auto`."""
-    if value == "auto" or (isinstance(value, int | float) and 0 <= value < math.inf):
-        return value
-    raise ValueError("must be a number of GPUs, at least 0, or auto")
-
-
-Gpus = Annotated[float | Literal["auto"], BeforeValidator(_gpus)]
-
 
 C = TypeVar("C", bound=Section)
 
@@ -84,49 +72,6 @@ class RungsConfig(Section):
 
     def levels(self) -> tuple[float, ...]:
         return rung_levels(**self.model_dump())
-
-
-class SearchConfig(Section):
-    """The search: how recipes are drawn and races decided."""
-
-    sampler: str = "tpe"
-    """The source of recipes: tpe, nsga2 or random."""
-    scheduler: str = "halving"
-    """The rule that decides which trials go on: halving (the worse are stopped),
-    pausing_halving (all pause and the best go on), or none."""
-    startup_trials: PositiveInt = 16
-    """Recipes drawn at random before the sampler learns from results."""
-    reduction_factor: float | None = Field(default=2.0, gt=1.0)
-    """A trial goes on past a rung if it is among the best 1/reduction_factor; with null all do."""
-    min_peers: PositiveInt = 6
-    """Trials that must have been measured at a rung before any is stopped there."""
-    generation: PositiveInt | None = None
-    """Recipes a generation. The recipes of a generation depend only on whole generations before it,
-    so that two sweeps with one seed give the same recipes, at the price of idle slots between
-    generations. When left out, every recipe depends on all results there are."""
-
-
-class ResourcesConfig(Section):
-    """The resources of a trial."""
-
-    cpus: PositiveInt = 1
-    """CPUs a trial."""
-    gpus: Gpus = 0.0
-    """GPUs a trial; a fraction packs several on one. `auto` gives each the share of one that its
-    memory takes, as probed on one of the cluster's GPUs before the first trial."""
-    concurrent: PositiveInt | None = None
-    """Trials side by side; as many as the cluster holds at the start when left out. Set it for a
-    cluster that grows."""
-    max_failures: int = Field(default=3, ge=0)
-    """The number of times that a trial is set up again after it raised or lost its node."""
-
-
-class RayConfig(Section):
-    """The Ray cluster that the trials run on."""
-
-    address: str | None = None
-    """A running cluster's address; `auto` is the one that this machine belongs to. When left out,
-    Ray is started on this machine."""
 
 
 class StorageConfig(Section):

@@ -5,7 +5,6 @@ from functools import cached_property
 from optuna.samplers import RandomSampler
 from torch import nn
 
-from orchestrator.cluster.resources import image_cache
 from orchestrator.config import SweepConfig, TaskConfig
 from search_spaces.draws import draw
 from search_spaces.problem import Problem
@@ -15,6 +14,7 @@ from trainables.backbones import build as backbones
 from trainables.backbones.build import Backbone
 from trainables.backbones.layers import zero_share
 from trainables.errors import keys_of
+from trainables.images.cache import image_cache
 from trainables.images.store import ImageStore, open_store
 from trainables.images.tasks import TaskSummary, inspect
 

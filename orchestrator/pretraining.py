@@ -6,9 +6,9 @@ from rich.console import Console
 from rich.progress import Progress as Bar
 
 from analysis import units
-from orchestrator.cluster.resources import image_cache
 from orchestrator.config import PretrainConfig
 from trainables.errors import keys_of
+from trainables.images.cache import image_cache
 from trainables.images.store import open_store
 from trainables.pretraining import Pretrained, Pretraining, pretrain
 

@@ -11,7 +11,7 @@ from analysis.plots import plot_frontier, save
 from analysis.report import write_report
 from analysis.table import read_measurements
 from orchestrator.cluster.gpu_shares import gpu_shares
-from orchestrator.cluster.resources import connect, image_cache
+from orchestrator.cluster.resources import connect
 from orchestrator.cluster.session import run_trials
 from orchestrator.config import SweepConfig, read_config, to_yaml
 from orchestrator.doctor import Examination
@@ -28,6 +28,8 @@ from orchestrator.store.tables import TableWriter
 from orchestrator.terminal.progress import Progress
 from orchestrator.tracking.tracker import Snapshot, Tracker, tracker_for
 from trainables.errors import InputError
+from trainables.images.cache import image_cache
+from trainables.memory_probe import dense
 from trainables.trial import measure_test_error
 from trainables.trial_setting import TrialSetting
 
@@ -109,7 +111,12 @@ class Sweep:
             max_failures=config.resources.max_failures,
         )
         setting = self._setting()
-        gpus = gpu_shares(config.resources, inputs)
+        gpus = gpu_shares(
+            config.resources,
+            recipe=dense(inputs.recipe(0), resolution=inputs.problem.native_resolution),
+            source=inputs.backbone.source,
+            classes=len(inputs.summary.class_names),
+        )
         tracker = tracker_for(config.tracking, folder)
         tracker.start(lambda: self._snapshot(ledger))
         tables = TableWriter(ledger, storage)

@@ -13,14 +13,13 @@ import ray
 import torch
 from ray.exceptions import RayTaskError
 
-from orchestrator.config import ResourcesConfig
-from orchestrator.inputs import SweepInputs
+from orchestrator.cluster.config import ResourcesConfig
 from search_spaces.recipe import Recipe
 from trainables.backbones.source import BackboneSource
 from trainables.costs.memory import TrialMemory, gpu_share
 from trainables.errors import InputError
 from trainables.learning.precision import training_device
-from trainables.memory_probe import RecipeMemory, dense, probe_memory
+from trainables.memory_probe import RecipeMemory, probe_memory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,16 +30,16 @@ class ProbedGpu:
     device_bytes: int
 
 
-def gpu_shares(resources: ResourcesConfig, inputs: SweepInputs) -> Callable[[Recipe], float]:
+def gpu_shares(
+    resources: ResourcesConfig, *, recipe: Recipe, source: BackboneSource, classes: int
+) -> Callable[[Recipe], float]:
     """Tells what a trial takes of a GPU: the config's number, or with `auto` its recipe's share.
 
-    With `auto` it waits for a GPU of the cluster to be probed.
+    With `auto` it waits for a GPU of the cluster to be probed with `recipe`, the dense one.
     """
     gpus = resources.gpus
     if gpus != "auto":
         return lambda _: gpus
-    source, classes = inputs.backbone.source, len(inputs.summary.class_names)
-    recipe = dense(inputs.recipe(0), resolution=inputs.problem.native_resolution)
     remote = ray.remote(_probe).options(num_cpus=resources.cpus, num_gpus=1)
     try:
         probed = ray.get(remote.remote(recipe.to_dict(), asdict(source), classes))

@@ -3,14 +3,12 @@
 import os
 import re
 import socket
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import ray
 from ray.exceptions import AuthenticationError
 
-from orchestrator.config import ResourcesConfig
+from orchestrator.cluster.config import ResourcesConfig
 from trainables.errors import InputError, first_line
 
 _OBJECT_STORE_BYTES = 128 << 20
@@ -83,10 +81,3 @@ def concurrent_trials(resources: ResourcesConfig) -> int:
             "resources.gpus, or set resources.concurrent for a cluster that grows."
         )
     return fits
-
-
-def image_cache(cache: str | None) -> Path:
-    """Where every node keeps decoded images: the config's folder, else a user's own under tmp."""
-    if cache is not None:
-        return Path(cache).expanduser()
-    return Path(tempfile.gettempdir()) / f"prunetune-{os.getuid()}" / "images"

@@ -12,6 +12,7 @@ from pathlib import Path
 from ray import tune
 from ray.tune import TuneError
 
+from orchestrator.cluster.config import ResourcesConfig
 from orchestrator.cluster.resources import concurrent_trials
 from orchestrator.cluster.tune_adapters import (
     DriverCallback,
@@ -19,7 +20,6 @@ from orchestrator.cluster.tune_adapters import (
     DriverSearcher,
     sized,
 )
-from orchestrator.config import ResourcesConfig
 from orchestrator.search.driver import Driver
 from search_spaces.recipe import Recipe
 from trainables.trial import TransferTrial

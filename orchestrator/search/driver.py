@@ -9,7 +9,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from enum import StrEnum
 
-from orchestrator.search.budget import Budget
+from orchestrator.search.config import Budget
 from orchestrator.search.strategy import GO_ON, Decision, Standing, Strategy, Verdict
 from orchestrator.store.ledger import Ledger, TrialRecord, TrialState
 from orchestrator.store.retention import CheckpointKeeper

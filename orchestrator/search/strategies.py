@@ -5,8 +5,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TypeVar
 
-from orchestrator.config import SearchConfig
 from orchestrator.search.chance import Chance
+from orchestrator.search.config import SearchConfig
 from orchestrator.search.halving import Halving
 from orchestrator.search.no_race import NoRace
 from orchestrator.search.nsga2 import nsga2

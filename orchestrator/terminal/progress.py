@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis import units
-from orchestrator.search.budget import Budget
+from orchestrator.search.config import Budget
 from orchestrator.store.ledger import Ledger, TrialState
 from orchestrator.terminal.frontier_table import FrontierTable
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from orchestrator.config import SearchConfig
+from orchestrator.search.config import SearchConfig
 from orchestrator.search.strategies import SAMPLERS, sampler_draws
 from tests.benchmarks.publish import publish
 from tests.orchestrator.search.asked_trials import ratio_missed, run

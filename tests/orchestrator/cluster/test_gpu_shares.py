@@ -10,10 +10,11 @@ import pytest
 import ray
 from ray import tune
 
+from orchestrator.cluster.config import ResourcesConfig
 from orchestrator.cluster.gpu_shares import gpu_shares, share
 from orchestrator.cluster.resources import concurrent_trials
 from orchestrator.cluster.tune_adapters import sized
-from orchestrator.config import ResourcesConfig, SweepConfig, validate
+from orchestrator.config import SweepConfig, validate
 from orchestrator.inputs import SweepInputs
 from search_spaces.recipe import Recipe
 from trainables.backbones.source import BackboneSource
@@ -110,14 +111,15 @@ def test_a_recipe_that_no_trial_can_run_takes_little() -> None:
     assert share(changed(recipe, resolution=8), known, device_bytes=80 * GIGABYTE) < 0.02
 
 
-def test_a_number_is_every_trials_share(inputs: SweepInputs, recipe: Recipe) -> None:
-    assert gpu_shares(ResourcesConfig(gpus=0.3), inputs)(recipe) == 0.3
+def test_a_number_is_every_trials_share(recipe: Recipe) -> None:
+    shares = gpu_shares(ResourcesConfig(gpus=0.3), recipe=recipe, source=SOURCE, classes=10)
+    assert shares(recipe) == 0.3
 
 
 @pytest.mark.usefixtures("cluster")
-def test_auto_is_refused_where_ray_counts_gpus_that_are_not_there(inputs: SweepInputs) -> None:
+def test_auto_is_refused_where_ray_counts_gpus_that_are_not_there(recipe: Recipe) -> None:
     with pytest.raises(InputError, match=r"^The peak memory of a trial cannot be measured on cpu"):
-        gpu_shares(ResourcesConfig(gpus="auto"), inputs)
+        gpu_shares(ResourcesConfig(gpus="auto"), recipe=recipe, source=SOURCE, classes=10)
 
 
 @pytest.mark.usefixtures("cluster")

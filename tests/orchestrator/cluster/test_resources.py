@@ -1,11 +1,9 @@
 """Where trials run and images are kept."""
 
-from pathlib import Path
-
 import pytest
 
-from orchestrator.cluster.resources import concurrent_trials, connect, image_cache
-from orchestrator.config import ResourcesConfig
+from orchestrator.cluster.config import ResourcesConfig
+from orchestrator.cluster.resources import concurrent_trials, connect
 from tests.waiting import LIMIT_SECONDS
 from trainables.errors import InputError
 
@@ -31,9 +29,3 @@ def test_the_environments_address_counts(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_the_config_says_how_many_trials_run_side_by_side() -> None:
     assert concurrent_trials(ResourcesConfig(concurrent=7)) == 7
-
-
-def test_the_image_cache_is_the_configs_or_ones_own(tmp_path: Path) -> None:
-    assert image_cache(str(tmp_path)) == tmp_path
-    assert image_cache("~/images") == Path.home() / "images"
-    assert image_cache(None).is_absolute()

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState as StudyState
 
-from orchestrator.search.budget import Budget
 from orchestrator.search.chance import Chance
+from orchestrator.search.config import Budget
 from orchestrator.search.driver import HOPELESS_FAILURES, Driver, Idle
 from orchestrator.search.halving import Halving
 from orchestrator.search.no_race import NoRace

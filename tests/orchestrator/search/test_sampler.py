@@ -12,7 +12,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState as StudyState
 
-from orchestrator.config import SearchConfig
+from orchestrator.search.config import SearchConfig
 from orchestrator.search.sampler import StudySampler
 from orchestrator.search.strategies import SAMPLERS, sampler_draws
 from orchestrator.search.strategy import Sampler

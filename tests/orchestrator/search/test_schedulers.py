@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.config import SearchConfig
+from orchestrator.search.config import SearchConfig
 from orchestrator.search.strategies import SCHEDULERS, scheduler
 from orchestrator.search.strategy import GO_ON, Decision, Scheduler
 from orchestrator.store.ledger import TrialRecord, TrialState

@@ -2,7 +2,7 @@
 
 import pytest
 
-from orchestrator.config import SearchConfig
+from orchestrator.search.config import SearchConfig
 from orchestrator.search.no_race import NoRace
 from orchestrator.search.strategies import SAMPLERS, SCHEDULERS, sampler_draws, scheduler
 from orchestrator.search.strategy import Decision, Verdict

@@ -5,7 +5,7 @@ from io import StringIO
 
 from rich.console import Console
 
-from orchestrator.search.budget import Budget
+from orchestrator.search.config import Budget
 from orchestrator.store.ledger import Ledger, TrialState
 from orchestrator.terminal.progress import LINE_SECONDS, REFRESH_SECONDS, Progress
 from tests.orchestrator.fake_trials import LEVELS, Clock, ledger_of, record, reported

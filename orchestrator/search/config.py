@@ -1,0 +1,44 @@
+"""The config's sections on the search: its budget, and how recipes are drawn and trials judged."""
+
+from typing import Self
+
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+
+from orchestrator.section import Seconds, Section
+
+
+class Budget(Section):
+    """The end of a sweep: the first limit that is reached. Raising a limit extends the sweep."""
+
+    trials: PositiveInt | None = None
+    """Trials, however they end."""
+    sweep_flops: PositiveFloat | None = None
+    """Training FLOPs over all trials; no trial is begun that could exceed it."""
+    wall_time: Seconds | None = None
+    """Seconds, or `90s`, `20m`, `1h30m`; running trials then pause at their next rung."""
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        if self.trials is None and self.sweep_flops is None and self.wall_time is None:
+            raise ValueError("needs at least one of trials, sweep_flops and wall_time")
+        return self
+
+
+class SearchConfig(Section):
+    """The search: how recipes are drawn and races decided."""
+
+    sampler: str = "tpe"
+    """The source of recipes: tpe, nsga2 or random."""
+    scheduler: str = "halving"
+    """The rule that decides which trials go on: halving (the worse are stopped),
+    pausing_halving (all pause and the best go on), or none."""
+    startup_trials: PositiveInt = 16
+    """Recipes drawn at random before the sampler learns from results."""
+    reduction_factor: float | None = Field(default=2.0, gt=1.0)
+    """A trial goes on past a rung if it is among the best 1/reduction_factor; with null all do."""
+    min_peers: PositiveInt = 6
+    """Trials that must have been measured at a rung before any is stopped there."""
+    generation: PositiveInt | None = None
+    """Recipes a generation. The recipes of a generation depend only on whole generations before it,
+    so that two sweeps with one seed give the same recipes, at the price of idle slots between
+    generations. When left out, every recipe depends on all results there are."""
