@@ -163,7 +163,7 @@ def _assemble(
     recipe = Recipe.from_dict(state["recipe"])
     module = build(backbone, num_classes=len(class_names))
     mean, std = normalisation(backbone, module)
-    load_method(recipe.method).rebuild(module, state["structure"], recipe)
+    load_method(recipe.method).reshape(module, state["structure"], recipe)
     module.load_state_dict(dict(weights))
     return TransferredModel(
         module=module.eval().requires_grad_(requires_grad=False),

@@ -28,7 +28,7 @@ from trainables.learning.learner import Learner
 from trainables.learning.losses import class_weights
 from trainables.learning.precision import Precision
 from trainables.measurement import Measurement, Outcome
-from trainables.method import Transfer
+from trainables.method import Prepared, Transfer
 from trainables.preparation import Preparation
 from trainables.rungs import Stop, plan_stops
 
@@ -87,8 +87,10 @@ class Finetuning:
             source_task=source_task,
             device=device,
         )
-        preparation_flops = self._prepare(checkpoint)
-        inference_flops = self._freeze(precision, spent_flops=preparation_flops)
+        prepared = self._prepare(checkpoint)
+        self._structure = dict(prepared.structure)
+        self._transfer = self._preparation.transfer(self._structure)
+        inference_flops = self._freeze(precision, prepared)
         cost = count_flops(self.model, resolution=recipe.resolution)
         self._batches = choose_batches(
             self.model,
@@ -100,7 +102,7 @@ class Finetuning:
             cost=cost,
             inference_flops=inference_flops,
             levels=levels,
-            spent_flops=preparation_flops,
+            spent_flops=prepared.flops,
             mirror=mirror,
             device=device,
         )
@@ -108,7 +110,7 @@ class Finetuning:
         self.measured_model: nn.Module = self.average
         """The model that was last measured: plain, in eval mode."""
         self._bill = self._price(
-            cost, preparation_flops=preparation_flops, inference_flops=inference_flops
+            cost, preparation_flops=prepared.flops, inference_flops=inference_flops
         )
         self.stops = self._plan(levels)
         self._restore(checkpoint)
@@ -200,29 +202,27 @@ class Finetuning:
             },
         )
 
-    def _prepare(self, checkpoint: _Checkpoint | None) -> float:
-        """Gives the model its structure; the FLOPs, which a checkpoint tells and saves."""
+    def _prepare(self, checkpoint: _Checkpoint | None) -> Prepared:
+        """Gives the model its structure, which a checkpoint tells and saves from finding again."""
         if checkpoint is None:
-            prepared = self._preparation.run()
-            self._structure, self._transfer = dict(prepared.structure), prepared.transfer
-            return prepared.flops
+            return self._preparation.run()
         _, state = checkpoint
-        self._structure = state["structure"]
-        self._transfer = self._preparation.rebuild(self._structure)
-        preparation_flops: float = state["setup_flops"]
-        return preparation_flops
+        self._preparation.reshape(state["structure"])
+        return Prepared(flops=state["setup_flops"], structure=state["structure"])
 
-    def _freeze(self, precision: Precision, *, spent_flops: float) -> float:
+    def _freeze(self, precision: Precision, prepared: Prepared) -> float:
         """Makes the model ready to be trained; FLOPs of an image's pass through it while plain."""
         recipe = self._recipe
         freeze_below(self.model, trainable_depth=recipe.trainable_depth)
         plain = count_flops(self.model, resolution=recipe.resolution)
         self._transfer.attach(precision.lay_out(self.model))
+        if prepared.tensors:
+            self._transfer.restore(prepared.tensors, {})
         train_mode(self.model)
         if recipe.batch_size == 1 and (norms := trained_batch_norms(self.model)):
             raise InfeasibleError(
                 f"batch_size=1 leaves the batch norm {norms[0]} without a variance to train with",
-                spent_flops=spent_flops,
+                spent_flops=prepared.flops,
             )
         return plain.forward_flops
 
@@ -275,7 +275,7 @@ class Finetuning:
         self._learner.restore(
             {**tensors, "average": tensors.get("average", tensors["measured"])}, state["learner"]
         )
-        self.measured_model = self._transfer.finished(self.average)
+        self.measured_model = self._transfer.plain_model(self.average)
         self.measurement = Measurement.from_dict(state["measurement"])
         self._bill.resume(self.measurement, skippable_flops=state["skippable_flops"])
         self._step = state["step"]
@@ -314,7 +314,7 @@ class Finetuning:
         return images if images > 1 else 0  # one alone has no variance
 
     def _measure(self, stop: Stop) -> None:
-        self.measured_model = self._transfer.finished(self.average)
+        self.measured_model = self._transfer.plain_model(self.average)
         error, loss = self._batches.evaluate(self.measured_model)
         if not math.isfinite(loss):
             self.outcome = Outcome.DIVERGED

@@ -1,33 +1,46 @@
-"""What a transfer method must offer: a few functions in a file of `trainables/methods/`.
+"""The interface of a transfer method: a few functions in a file of `trainables/methods/`.
 
 The training loop knows no method by name. A method is a module with the functions of `Method`;
-adding one is adding its file. What a method does while the model is trained is its `Transfer`.
+adding one means adding its file. Its `Transfer` acts while the model is trained.
 """
 
 import importlib
 import pkgutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Protocol, cast
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 from torch import Tensor, nn
 
 import trainables.methods
 from search_spaces.recipe import Recipe
 from trainables.errors import InputError
-from trainables.mechanisms.source_task import SourceTask
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceTask:
+    """The task that the backbone was trained on, opened for one trial."""
+
+    model: nn.Module
+    """The backbone with its pretrained weights and a classifier of the source's classes, on the
+    trial's device; the classifier is pretrained too where the weights have one of that size."""
+    batch: Callable[[int, int], tuple[Tensor, Tensor]]
+    """Gives step (from 0) and batch size B the normalised training images [B, 3, R, R], without
+    augmentation, and their labels [B]."""
+    train_images: int
+    """Images in its training split."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class MethodContext:
-    """What a method may use beside the model."""
+    """A trial as its method sees it before the first step."""
 
     recipe: Recipe
-    """What the model is prepared for."""
+    """The recipe that the model is prepared for."""
     head: str
     """Qualified name of the classifier, which no method may shrink."""
     seed: int
-    """For this trial's random choices."""
+    """Seed of the method's random choices in this trial."""
     calibration: Callable[[int], Iterator[Tensor]]
     """Yields normalised training images, [B, 3, R, R], without labels or augmentation; at most
     the given number in all, at least 2 a batch."""
@@ -48,15 +61,16 @@ class MethodContext:
 
 
 class Transfer:
-    """A method at work on one model while it is trained; as it stands, plain finetuning.
+    """A method at work on one model while it is trained; without changes, plain finetuning.
 
-    A method overrides what it needs. The loop calls `attach` once, then `restore` if the trial is
-    resumed; at every step `begin_step`, `penalty`, `before_step` and `after_step`; at every rung
-    `finished` and what describes the model. Steps count from 0 to `total_steps` - 1.
+    A method overrides the hooks it needs. The loop calls `attach` once, then `restore` with what
+    `prepare` found out or a checkpoint holds; at every step `before_forward`, `penalty`,
+    `after_backward` and `after_update`; at every rung `plain_model` and what describes the model.
+    Steps count from 0 to `total_steps` - 1.
     """
 
     step_flops: float = 0.0
-    """Training FLOPs of a step beside those of the model's forward and backward pass, such as a
+    """Training FLOPs of a step besides those of the model's forward and backward pass, such as a
     policy's; known once attached."""
 
     def attach(self, model: nn.Module) -> None:
@@ -66,36 +80,37 @@ class Transfer:
         model's parameters are final from then on.
         """
 
-    def begin_step(self, *, step: int, total_steps: int) -> None:
-        """The batch is about to pass through the model, in one part or, short of memory, more.
+    def before_forward(self, *, step: int, total_steps: int) -> None:
+        """Runs before the batch passes through the model, in one part or, short of memory, more.
 
-        What is random in the step is drawn here, from a stream of its own.
+        Anything random in the step is drawn here, from a stream of its own.
         """
 
     def penalty(self, *, step: int, total_steps: int) -> Tensor | None:
-        """What is added to the loss of the batch, a scalar with a gradient."""
+        """Returns what is added to the batch's loss, a scalar with a gradient; None for nothing."""
         return None
 
-    def before_step(self, *, step: int, total_steps: int) -> None:
-        """The gradients are complete and not yet clipped; a parameter without one has None."""
+    def after_backward(self, *, step: int, total_steps: int) -> None:
+        """Runs when the gradients are complete and not yet clipped; some may be None."""
 
-    def after_step(self, *, step: int, total_steps: int) -> None:
-        """The optimiser has moved the weights, and the average has not followed yet."""
+    def after_update(self, *, step: int, total_steps: int) -> None:
+        """Runs when the optimiser has moved the weights and the average has not followed yet."""
 
     def hold(self, model: nn.Module) -> None:
         """Sets in place what it holds still in a fresh average, before its statistics are made."""
 
-    def finished(self, model: nn.Module) -> nn.Module:
-        """The model that counts: what is measured, tested and exported at a rung.
+    def plain_model(self, model: nn.Module) -> nn.Module:
+        """Returns the model that is measured, tested and exported at a rung.
 
         `model` is the average of the trained one, with the same parameters, in eval mode; it is
         trained no further, must stay as it is, and is returned where there is nothing to do.
-        Otherwise a copy of the backbone's plain structure, as `Method.rebuild` leaves it.
+        Otherwise the result is a copy that has the structure in which `Method.prepare` left the
+        backbone, without parametrisations.
         """
         return model
 
     def updated_params(self, model: nn.Module) -> int:
-        """How many values of the finished model may differ from the pretrained ones.
+        """Counts the values of the plain model that may differ from the pretrained ones.
 
         `model` is the one that is trained.
         """
@@ -104,38 +119,43 @@ class Transfer:
     def zero_shares(self) -> Mapping[str, float]:
         """Share, 0-1, of each weight's values that the last step held at zero, by qualified name.
 
-        Weights that are not named have none. For what sparse hardware would save, which is
-        reported beside `train_flops` and never part of it.
+        Weights that are not named have none. It tells what sparse hardware would save, which is
+        reported next to `train_flops` and never part of it.
         """
         return {}
 
     def tensors(self) -> dict[str, Tensor]:
-        """What `restore` needs beside the model and its optimiser."""
+        """The tensors that `restore` needs besides the model and its optimiser."""
         return {}
 
     def state(self) -> dict[str, Any]:
-        """The rest of it, as JSON keeps it."""
+        """The rest that `restore` needs, as JSON keeps it."""
         return {}
 
     def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
-        """Goes on where the transfer that gave `tensors` and `state` stood."""
+        """Goes on where the transfer that gave `tensors` and `state` stood.
+
+        A method whose `prepare` finds tensors is also given those, with no state, before the first
+        step.
+        """
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """What preparing did."""
+    """The outcome of preparing a model."""
 
     flops: float
-    """Training FLOPs it cost."""
+    """Training FLOPs that preparing cost."""
     structure: Mapping[str, Any] = field(default_factory=dict)
-    """JSON values from which `rebuild` gives a fresh backbone the prepared structure."""
-    transfer: Transfer = field(default_factory=Transfer)
-    """What goes on while the model is trained."""
+    """JSON values that every checkpoint keeps: `transfer` and `reshape` read them."""
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    """Tensors that the transfer starts from, such as masks, as its `restore` takes them; empty
+    where it starts as `attach` leaves it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Conditions:
-    """What is known of a sweep before any compute is spent."""
+    """The facts about a sweep that are known before any compute is spent."""
 
     model: nn.Module
     """The backbone with its pretrained weights and a new head. It must stay as it is."""
@@ -143,23 +163,35 @@ class Conditions:
     """Whether the config names the task that the backbone was trained on."""
 
 
-class Method(Protocol):
-    """The functions of a method's module."""
+def _leave_as_it_is(model: nn.Module, context: MethodContext) -> Prepared:
+    return Prepared(flops=0.0)
 
-    def check(self, recipe: Recipe, conditions: Conditions) -> None:
-        """Raises `InputError` for a recipe that makes no sense under these conditions."""
 
-    def prepare(self, model: nn.Module, context: MethodContext) -> Prepared:
-        """Changes the pretrained model in place before training; all gradients are on.
+def _keep_shapes(model: nn.Module, structure: Mapping[str, Any], recipe: Recipe) -> None:
+    pass
 
-        Raises `InfeasibleError` when this model cannot be changed as the settings ask.
-        """
 
-    def rebuild(self, model: nn.Module, structure: Mapping[str, Any], recipe: Recipe) -> Transfer:
-        """Gives a fresh model of the same architecture the structure that `prepare` left.
+@dataclass(frozen=True, kw_only=True)
+class Method:
+    """The functions of a method's module, with a default for each that the module may leave out.
 
-        Returns the transfer of a trial that is to be resumed, before `attach` and `restore`.
-        """
+    A trial begins with `prepare`; a resumed trial, and an exported model that is loaded, begin with
+    `reshape`. Both trials then get their `transfer` in the same way.
+    """
+
+    check: Callable[[Recipe, Conditions], None]
+    """`check(recipe, conditions)` raises `InputError` for a recipe that makes no sense under these
+    conditions."""
+    transfer: Callable[[Recipe, Mapping[str, Any]], Transfer]
+    """`transfer(recipe, structure)` gives the transfer of a trial whose model was prepared with
+    this structure, before `attach` and `restore`."""
+    prepare: Callable[[nn.Module, MethodContext], Prepared] = _leave_as_it_is
+    """`prepare(model, context)` changes the pretrained model in place before training; all
+    gradients are on. Raises `InfeasibleError` when this model cannot be changed as the settings
+    ask."""
+    reshape: Callable[[nn.Module, Mapping[str, Any], Recipe], None] = _keep_shapes
+    """`reshape(model, structure, recipe)` gives a fresh model of the same architecture the shapes
+    that `prepare` left; only a method that changes shapes has it."""
 
 
 def load_method(name: str) -> Method:
@@ -167,4 +199,6 @@ def load_method(name: str) -> Method:
     known = sorted(module.name for module in pkgutil.iter_modules(trainables.methods.__path__))
     if name not in known:
         raise InputError(f"method={name!r} is not known; the methods are {', '.join(known)}.")
-    return cast(Method, importlib.import_module(f"trainables.methods.{name}"))
+    module = importlib.import_module(f"trainables.methods.{name}")
+    names = (function.name for function in fields(Method))
+    return Method(**{name: vars(module)[name] for name in names if name in vars(module)})

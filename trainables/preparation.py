@@ -16,8 +16,7 @@ from trainables.errors import InfeasibleError, InputError
 from trainables.images.augment import model_inputs
 from trainables.images.store import ImageStore
 from trainables.learning.evaluation import EVALUATION_BATCH
-from trainables.mechanisms.source_task import SourceTask
-from trainables.method import MethodContext, Prepared, Transfer, load_method
+from trainables.method import MethodContext, Prepared, SourceTask, Transfer, load_method
 from trainables.seeds import derive_seed, generator
 
 GPU_WIDTH_MULTIPLE = 8
@@ -51,7 +50,7 @@ class Preparation:
         self._device = device
         self._method = load_method(recipe.method)
         self.model = self._pretrained(classes=self._classes)
-        """On the device; changed by `run` and `rebuild`."""
+        """The model on the device; `run` or `reshape` changes it."""
         self.normalisation = backbones.normalisation(backbone.source, self.model)
         """Channel means and deviations of its inputs, 0-1."""
         try:
@@ -63,9 +62,13 @@ class Preparation:
         """Prepares the model; raises `InfeasibleError` when it cannot be as the recipe says."""
         return self._method.prepare(self.model, self._context())
 
-    def rebuild(self, structure: Mapping[str, Any]) -> Transfer:
-        """Gives the model the structure that `run` left before the trial was saved."""
-        return self._method.rebuild(self.model, structure, self._recipe)
+    def reshape(self, structure: Mapping[str, Any]) -> None:
+        """Gives the model the shapes that `run` left before the trial was saved."""
+        self._method.reshape(self.model, structure, self._recipe)
+
+    def transfer(self, structure: Mapping[str, Any]) -> Transfer:
+        """The method's transfer for a model that was prepared with this structure."""
+        return self._method.transfer(self._recipe, structure)
 
     def inputs(self, images: Tensor) -> Tensor:
         """Normalised input [B, 3, r, r] of images [B, 3, R, R], 0-255, on the device."""

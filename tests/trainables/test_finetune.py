@@ -17,7 +17,7 @@ from trainables.errors import InfeasibleError
 from trainables.finetune import Finetuning
 from trainables.images.store import ImageStore, Split
 from trainables.measurement import Measurement, Outcome
-from trainables.methods.filter_pruning import CALIBRATION_IMAGES
+from trainables.mechanisms.batch_norm_repair import CALIBRATION_IMAGES
 
 EVERYTHING_RANDOM = {
     "pruning_ratio": 0.5,

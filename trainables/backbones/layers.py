@@ -44,6 +44,17 @@ def classifier_name(model: nn.Module) -> str:
     return linear[-1]
 
 
+def is_within(name: str, module: str) -> bool:
+    """Whether a qualified name is that of the module called `module`, or of anything in it."""
+    return f"{name}.".startswith(f"{module}.")
+
+
+def below_head(model: nn.Module) -> dict[str, nn.Parameter]:
+    """All parameters but the classifier's, by qualified name, in the model's order."""
+    head = classifier_name(model)
+    return {n: parameter for n, parameter in model.named_parameters() if not is_within(n, head)}
+
+
 def is_norm(module: nn.Module) -> bool:
     """Whether the module is a normalisation layer: batch, instance, group, layer or RMS."""
     return isinstance(module, _NORMS)
@@ -68,7 +79,7 @@ def backbone_weights(model: nn.Module) -> dict[str, nn.Parameter]:
     return {
         f"{name}.weight": layer.get_parameter("weight")
         for name, layer in model.named_modules()
-        if isinstance(layer, WEIGHTED) and name != head and not name.startswith(f"{head}.")
+        if isinstance(layer, WEIGHTED) and not is_within(name, head)
     }
 
 
@@ -94,11 +105,11 @@ def layer_of_parameter(model: nn.Module) -> dict[str, int]:
         if callable(group_matcher)
         else _layers_by_name(model)
     )
-    head = classifier_name(model) + "."
-    trunk = sorted({layer for name, layer in layers.items() if not name.startswith(head)})
+    head = classifier_name(model)
+    trunk = sorted({layer for name, layer in layers.items() if not is_within(name, head)})
     order = {layer: index for index, layer in enumerate(trunk)}
     return {
-        name: len(trunk) if name.startswith(head) else order[layers[name]]
+        name: len(trunk) if is_within(name, head) else order[layers[name]]
         for name, _ in model.named_parameters()
     }
 

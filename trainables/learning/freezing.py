@@ -2,7 +2,12 @@
 
 from torch import nn
 
-from trainables.backbones.layers import layer_of_parameter
+from trainables.backbones.layers import (
+    classifier_name,
+    is_within,
+    layer_of_parameter,
+    norm_parameters,
+)
 
 
 def freeze_below(model: nn.Module, *, trainable_depth: float) -> None:
@@ -12,6 +17,17 @@ def freeze_below(model: nn.Module, *, trainable_depth: float) -> None:
     first_trained = head - round(trainable_depth * head)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(layers[name] >= first_trained)
+
+
+def train_norms_and_head(model: nn.Module, *, norms: bool = True) -> None:
+    """Leaves the head and, if `norms`, the gains and biases of all norms trainable, nothing else.
+
+    Parametrisations that are added afterwards bring trainable parameters of their own.
+    """
+    trained = norm_parameters(model) if norms else frozenset()
+    head = classifier_name(model)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in trained or is_within(name, head))
 
 
 def train_mode(model: nn.Module) -> None:

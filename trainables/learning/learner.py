@@ -85,18 +85,18 @@ class Learner:
             cutmix=recipe.cutmix,
             seed=derive_seed(self._seed, "mix", step),
         )
-        self._transfer.begin_step(step=step, total_steps=total_steps)
+        self._transfer.before_forward(step=step, total_steps=total_steps)
         loss = self._backward(
             self._precision.images(inputs), targets, step=step, total_steps=total_steps
         )
-        self._transfer.before_step(step=step, total_steps=total_steps)
+        self._transfer.after_backward(step=step, total_steps=total_steps)
         if recipe.clip_norm > 0:
             nn.utils.clip_grad_norm_(self._parameters, recipe.clip_norm)
         set_learning_rate(
             self._optimizer, schedule=recipe.schedule, step=step, total_steps=total_steps
         )
         self._optimizer.step()
-        self._transfer.after_step(step=step, total_steps=total_steps)
+        self._transfer.after_update(step=step, total_steps=total_steps)
         self.average.update(step=step + 1)
         return loss
 

@@ -10,27 +10,34 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
-from trainables.mechanisms.masks import Masks
+from trainables.mechanisms.masks import Masks, mask_tensors
 from trainables.method import Transfer
+
+
+def anchor_tensors(masks: Masks, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Masks and the values to hold, as `AnchoredTransfer.restore` takes them.
+
+    A checkpoint keeps them in the same way. `values` may have more names than `masks`.
+    """
+    anchors = {f"anchor:{name}": values[name].detach() for name in masks}
+    return mask_tensors(masks) | anchors
 
 
 class AnchoredTransfer(Transfer):
     """Holds the values that masks do not leave free at their anchors, from the first step to the
     export.
 
-    An anchor is the value at `attach`, or what `restore` brings. Held values get no gradient. After
-    every step and in the finished model they are at their anchors, whatever momentum, weight decay
-    and averages made of them: `finished` and `hold` are exact to the bit.
+    Everything is free until `restore` brings masks and anchors. From then on held values get no
+    gradient, and after every step and in the plain model they are at their anchors, whatever
+    momentum, weight decay and averages made of them: `plain_model` and `hold` are exact to the bit.
     """
 
-    def __init__(self, masks: Masks | None = None, *, frozen: Collection[str] = ()) -> None:
-        """Without masks, everything is free until `restore` brings them.
+    def __init__(self, *, frozen: Collection[str] = ()) -> None:
+        """`frozen` names parameters held whole, whose gradient is switched off.
 
-        `frozen` names parameters held whole, whose gradient is switched off: it is not computed and
-        costs nothing. They have no mask, and must be given again where a trial is resumed, for
-        costs are counted before `restore`.
+        It is not computed and costs nothing. They have no mask, and are no part of what `restore`
+        takes, because costs are counted before a checkpoint is restored.
         """
-        self._given = dict(masks or {})
         self._frozen = frozenset(frozen)
         self.masks: dict[str, Tensor] = {}
         """The masks in force."""
@@ -43,22 +50,20 @@ class AnchoredTransfer(Transfer):
         self.parameters = dict(model.named_parameters())
         for name in self._frozen:
             self.parameters[name].requires_grad = False
-        for name, mask in self._given.items():
-            self._anchor(name, mask, self.parameters[name])
 
-    def before_step(self, *, step: int, total_steps: int) -> None:
+    def after_backward(self, *, step: int, total_steps: int) -> None:
         for name, mask in self.masks.items():
             gradient = self.parameters[name].grad
             if gradient is not None:
                 gradient.mul_(mask)
 
-    def after_step(self, *, step: int, total_steps: int) -> None:
+    def after_update(self, *, step: int, total_steps: int) -> None:
         self._hold(self.parameters)
 
     def hold(self, model: nn.Module) -> None:
         self._hold(dict(model.named_parameters()))
 
-    def finished(self, model: nn.Module) -> nn.Module:
+    def plain_model(self, model: nn.Module) -> nn.Module:
         parameters = dict(model.named_parameters())
         if all(torch.equal(parameters[n], self._held(n, parameters[n])) for n in self.masks):
             return model
@@ -75,8 +80,7 @@ class AnchoredTransfer(Transfer):
         return super().updated_params(model) - held
 
     def tensors(self) -> dict[str, Tensor]:
-        masks = {f"mask:{name}": mask for name, mask in self.masks.items()}
-        return masks | {f"anchor:{name}": anchor for name, anchor in self.anchors.items()}
+        return anchor_tensors(self.masks, self.anchors)
 
     def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, object]) -> None:
         for key, mask in tensors.items():

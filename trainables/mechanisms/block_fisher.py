@@ -1,4 +1,4 @@
-"""The inverse of an empirical Fisher in diagonal blocks, and what it says of removing weights.
+"""The inverse of an empirical Fisher in diagonal blocks, and the losses it predicts for pruning.
 
 The blocks are B successive values of the flattened weight; between them the Fisher is taken for
 zero (WoodFisher, arXiv 2004.14340). In a block, of m samples with gradients g_i [B],
@@ -39,10 +39,10 @@ class BlockFisher:
         self.inverse = (identity / dampening).repeat(blocks, 1, 1)
         """F⁻¹ of every block, float32 [blocks, B, B]."""
         self.flops = 0.0
-        """What the matrix products have cost so far."""
+        """FLOPs that the matrix products have cost so far."""
 
     def add(self, gradient: Tensor) -> None:
-        """One sample more, whose gradient has the weight's shape.
+        """Adds one sample, whose gradient has the weight's shape.
 
         A product of matrix and vector, one of two vectors and an outer one: 4 B² + 2 B FLOPs a
         block.

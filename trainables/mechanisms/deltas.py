@@ -1,4 +1,4 @@
-"""Deltas on frozen pretrained weights: gated, within a budget, and merged when they are finished.
+"""Deltas on frozen pretrained weights: gated, within a budget, and merged in the end.
 
 A weight is w₀ + gate · δ (`torch.nn.utils.parametrize`). Weight decay therefore pulls δ to zero and
 the weight to its pretrained value, and not to zero (ours).
@@ -12,18 +12,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from search_spaces.recipe import Recipe
-from trainables.backbones.layers import backbone_weights, classifier_name, norm_parameters
+from trainables.backbones.layers import backbone_weights, below_head, norm_parameters
 from trainables.errors import InputError
-from trainables.mechanisms.reparametrization import merge
-from trainables.mechanisms.trained_depth import check_depth
+from trainables.learning.freezing import train_norms_and_head
+from trainables.mechanisms.reparametrization import merge, reparametrize
 from trainables.method import Conditions, Transfer
+from trainables.settings import check_depth
 
 
 class GatedDelta(nn.Module):
-    """Makes a weight of the pretrained one: w₀ + gate · δ, δ = 0 at first, with a gate a unit.
+    """Makes a weight of the pretrained one: w₀ + gate · δ, δ = 0 at first, one gate for each unit.
 
     A unit is the whole weight, or a filter: a slice of the weight's first dimension. Where a gate
     is closed the weight has w₀'s values exactly, where it is open those of plain finetuning. A
@@ -56,10 +56,10 @@ class GatedDelta(nn.Module):
 
 
 class GatedTransfer(Transfer, ABC):
-    """Trains δ of gated units, all norms and the head; the finished model keeps to a budget.
+    """Trains δ of gated units, all norms and the head; every plain model keeps to a budget.
 
-    A method that derives from it says by `scores` which units matter most; those with the largest
-    that fit the budget are what every finished model has. It opens gates as it likes until it has
+    A method that derives from it says by `scores` which units matter most; a plain model has those
+    with the largest scores that fit the budget. The method opens gates as it likes until it has
     `settled`.
     """
 
@@ -74,42 +74,37 @@ class GatedTransfer(Transfer, ABC):
     def attach(self, model: nn.Module) -> None:
         self.room = delta_room(model, budget=self._budget)
         """How many values of the weights may differ at the end."""
-        weights = backbone_weights(model)
-        trained = norm_parameters(model)
-        head = classifier_name(model) + "."
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(name in trained or name.startswith(head))
-        for name, weight in weights.items():
-            layer = model.get_submodule(name.rpartition(".")[0])
-            delta = GatedDelta(weight.detach(), per_filter=self._per_filter, score=self._score)
-            parametrize.register_parametrization(layer, "weight", delta)
+        train_norms_and_head(model)
+        reparametrize(
+            model, lambda w: GatedDelta(w, per_filter=self._per_filter, score=self._score)
+        )
         self.deltas = gated_deltas(model)
-        """Of all weights, in the model's order."""
+        """The deltas of all weights, in the model's order."""
         sizes = [torch.full((delta.units,), delta.unit_size) for delta in self.deltas]
         self.unit_sizes = torch.cat(sizes)
         """Values behind each gate [units], on the CPU."""
 
     @abstractmethod
     def scores(self) -> Tensor:
-        """How much each unit matters [units]; minus infinity keeps one closed."""
+        """Scores [units] of how much each unit matters; minus infinity keeps one closed."""
 
     def choose(self) -> Tensor:
-        """Which units the finished model has, bool [units], on the CPU."""
+        """Mask [units], on the CPU, of the units that a plain model has."""
         if self.settled:
             return torch.cat([delta.open.flatten() for delta in self.deltas]).cpu()
         return largest_fitting(self.scores(), sizes=self.unit_sizes, room=self.room)
 
     def settle(self) -> None:
-        """Opens what the finished model has, for good."""
+        """Opens for good the gates of the units that a plain model has."""
         open_gates(self.deltas, self.choose())
         self.settled = True
 
-    def before_step(self, *, step: int, total_steps: int) -> None:
+    def after_backward(self, *, step: int, total_steps: int) -> None:
         if self.settled:  # a gradient without effect must not count when gradients are clipped
             for delta in self.deltas:
                 delta.score.grad = None
 
-    def finished(self, model: nn.Module) -> nn.Module:
+    def plain_model(self, model: nn.Module) -> nn.Module:
         plain = deepcopy(model)
         open_gates(gated_deltas(plain), self.choose())
         merge(plain)
@@ -129,7 +124,7 @@ class GatedTransfer(Transfer, ABC):
 def check_budget(
     recipe: Recipe, conditions: Conditions, *, budget: float, per_filter: bool
 ) -> None:
-    """Raises `InputError` where no unit fits the budget beside the norms, which always train."""
+    """Raises `InputError` where no unit fits the budget next to the norms, which always train."""
     check_depth(recipe, low=1.0, high=1.0, instead="the budget alone says where weights are moved")
     weights = backbone_weights(conditions.model)
     if not weights:
@@ -151,7 +146,7 @@ def check_budget(
 
 
 def delta_room(model: nn.Module, *, budget: float) -> int:
-    """How many values of the weights may differ within `budget`, once all norms may.
+    """Counts the values of the weights that may differ within `budget`, once all norms may.
 
     The budget is a share of all parameters below the head of a model without deltas.
     """
@@ -161,10 +156,10 @@ def delta_room(model: nn.Module, *, budget: float) -> int:
 
 
 def largest_fitting(scores: Tensor, *, sizes: Tensor, room: int) -> Tensor:
-    """Those with the largest of `scores` [N] whose `sizes` [N] fit into `room`, bool [N].
+    """Mask [N], on the CPU, of the units with the largest `scores` whose `sizes` fit into `room`.
 
-    From the largest score down, each that still fits; the first of equals first. None has a score
-    of minus infinity. The answer is on the CPU.
+    Takes units from the largest score down, the first of equals first, each that still fits, and
+    none with a score of minus infinity.
     """
     order = scores.detach().cpu().argsort(descending=True, stable=True).tolist()
     values, spaces = scores.tolist(), sizes.tolist()
@@ -188,5 +183,4 @@ def open_gates(deltas: list[GatedDelta], chosen: Tensor) -> None:
 
 
 def _backbone_size(model: nn.Module) -> int:
-    head = classifier_name(model) + "."
-    return sum(p.numel() for name, p in model.named_parameters() if not name.startswith(head))
+    return sum(p.numel() for p in below_head(model).values())

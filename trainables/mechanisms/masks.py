@@ -1,4 +1,4 @@
-"""Masks: which values of a backbone's weights training may move, and what holds the others still.
+"""Masks of the values that training may move, and a transfer that holds the others at zero.
 
 A mask is a bool tensor of its weight's shape, True where the value is free. Masks go by the
 weight's qualified name.
@@ -24,29 +24,32 @@ def apply_masks(model: nn.Module, masks: Masks) -> None:
             weight.masked_fill_(~mask.to(weight.device), 0.0)
 
 
+def mask_tensors(masks: Masks) -> dict[str, Tensor]:
+    """The masks as `MaskedTransfer.restore` takes them, and as a checkpoint keeps them."""
+    return {f"mask:{name}": mask for name, mask in masks.items()}
+
+
 class MaskedTransfer(Transfer):
     """Holds the values that masks do not leave free at zero, from the first step to the export.
 
-    Held values get no gradient, are zero after every step, and are zero in the finished model
-    whatever the average made of them. Derive from it to move the masks while training goes on, and
-    override `masks_of` where what counts is sparser than what is trained.
+    Everything is free until `restore` or `set_masks` brings masks. From then on held values get no
+    gradient, are zero after every step, and are zero in the plain model whatever the average made
+    of them. Derive from it to move the masks while training goes on, and override `masks_of` where
+    the plain model is sparser than the trained one.
     """
 
-    def __init__(self, masks: Masks | None = None) -> None:
-        """Without masks, everything is free until `restore` brings them."""
-        self._given = dict(masks or {})
+    def __init__(self) -> None:
         self.masks: dict[str, Tensor] = {}
-        """The masks of now; replace them through `set_masks`."""
+        """The masks in force; `set_masks` replaces them."""
         self.weights: dict[str, nn.Parameter] = {}
         """The masked weights of the model that is trained."""
 
     def attach(self, model: nn.Module) -> None:
         self.weights = backbone_weights(model)
-        free = {name: torch.ones_like(w, dtype=torch.bool) for name, w in self.weights.items()}
-        self.set_masks({**free, **self._given})
+        self.set_masks({n: torch.ones_like(w, dtype=torch.bool) for n, w in self.weights.items()})
 
     def set_masks(self, masks: Masks) -> None:
-        """Holds to these masks from now on, which may leave out weights, and applies them."""
+        """Applies these masks and holds to them from now on; weights they leave out keep theirs."""
         for name, mask in masks.items():
             # laid out as the weight is, or every product of the two would be slow
             weight = self.weights[name]
@@ -56,23 +59,23 @@ class MaskedTransfer(Transfer):
         }
         self._hold(self.weights)
 
-    def before_step(self, *, step: int, total_steps: int) -> None:
+    def after_backward(self, *, step: int, total_steps: int) -> None:
         for name, weight in self.weights.items():
             if weight.grad is not None:
                 weight.grad.mul_(self.masks[name])
 
-    def after_step(self, *, step: int, total_steps: int) -> None:
-        # what is frozen stays as `set_masks` left it: a head's step must not pass over all weights
+    def after_update(self, *, step: int, total_steps: int) -> None:
+        # frozen weights stay as `set_masks` left them: a head's step must not pass over all weights
         self._hold(name for name, weight in self.weights.items() if weight.requires_grad)
 
-    def masks_of(self, finished: nn.Module) -> Masks:
-        """What is free in the model that counts, to be made of the average `finished`."""
+    def masks_of(self, average: nn.Module) -> Masks:
+        """The masks of the plain model that is made from `average`."""
         return self.masks
 
     def hold(self, model: nn.Module) -> None:
         apply_masks(model, self.masks_of(model))
 
-    def finished(self, model: nn.Module) -> nn.Module:
+    def plain_model(self, model: nn.Module) -> nn.Module:
         weights, masks = backbone_weights(model), self.masks_of(model)
         if all((weights[name][~mask] == 0).all() for name, mask in masks.items()):
             return model
@@ -92,7 +95,7 @@ class MaskedTransfer(Transfer):
         return self._shares
 
     def tensors(self) -> dict[str, Tensor]:
-        return {f"mask:{name}": mask for name, mask in self.masks.items()}
+        return mask_tensors(self.masks)
 
     def restore(self, tensors: Mapping[str, Tensor], state: Mapping[str, object]) -> None:
         self.set_masks({name.removeprefix("mask:"): mask for name, mask in tensors.items()})

@@ -21,7 +21,7 @@ def reparametrize(model: nn.Module, make: Callable[[Tensor], nn.Module]) -> None
 
 
 def originals(model: nn.Module) -> dict[str, nn.Parameter]:
-    """What is trained in the place of each parametrised weight, by the weight's name."""
+    """The parameters trained in the place of each parametrised weight, by the weight's name."""
     return {
         f"{name}.{_WEIGHT}": layer.get_parameter(f"parametrizations.{_WEIGHT}.original")
         for name, layer in model.named_modules()
@@ -30,7 +30,7 @@ def originals(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def parametrizations(model: nn.Module) -> dict[str, nn.Module]:
-    """What makes each parametrised weight, by the weight's name."""
+    """The modules that make each parametrised weight, by the weight's name."""
     return {
         f"{name}.{_WEIGHT}": layer.get_submodule(f"parametrizations.{_WEIGHT}.0")
         for name, layer in model.named_modules()

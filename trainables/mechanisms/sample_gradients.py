@@ -1,4 +1,4 @@
-"""Gradients of single images' losses, which an empirical Fisher is made of.
+"""Gradients of single images' losses, from which an empirical Fisher is made.
 
 One backward pass for each image, and no vectorised one (`torch.func.vmap`): every model can be
 passed through, memory holds one gradient and no copy of the weights for each image, and real
@@ -19,9 +19,9 @@ from trainables.backbones.modes import eval_mode
 
 @contextmanager
 def gradients_of(model: nn.Module, names: Collection[str]) -> Iterator[None]:
-    """Inside, the gradients of the named parameters are on and all others off.
+    """Switches, inside, the gradients of the named parameters on and all others off.
 
-    What one image costs in `sample_gradients` is then what `MethodContext.train_flops` says.
+    `MethodContext.train_flops` then says what one image costs in `sample_gradients`.
     """
     before = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     for name, parameter in model.named_parameters():
@@ -36,7 +36,7 @@ def gradients_of(model: nn.Module, names: Collection[str]) -> Iterator[None]:
 def sample_gradients(
     model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]
 ) -> Iterator[dict[str, Tensor]]:
-    """For one image after the other ∂(-log p(label))/∂θ of each parameter whose gradient is on.
+    """Yields, image by image, ∂(-log p(label))/∂θ of each parameter whose gradient is on.
 
     `batches` are pairs of images [n, channels, height, width], normalised and not augmented, and
     their labels [n], on the model's device. The model runs in eval mode, so that images do not see

@@ -1,7 +1,7 @@
 """Sparsity: which values of a backbone's weights stay, so that exactly the share asked for goes.
 
-Of N values in all, round(sparsity * N) go. Every layer keeps at least one value (ours), for a layer
-of zeros passes nothing on (layer collapse, arXiv 2006.05467).
+Of N values in all, round(sparsity * N) go. Every layer keeps at least one value (ours), because a
+layer of zeros passes nothing on (layer collapse, arXiv 2006.05467).
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,13 +15,13 @@ from trainables.backbones.layers import backbone_weights
 from trainables.errors import InputError
 
 
-class Scope(StrEnum):
-    """Which values are ranked against each other."""
+class SparsityScope(StrEnum):
+    """The part of the model that is as sparse as asked, within which values are ranked."""
 
     LAYER = "layer"
-    """Those of a layer: all layers are equally sparse."""
+    """Each layer: all layers are equally sparse."""
     GLOBAL = "global"
-    """Those of all layers: the scores say how sparse each becomes."""
+    """All layers together: the scores say how sparse each becomes."""
 
 
 def check_sparsity(model: nn.Module, sparsity: float) -> None:
@@ -36,7 +36,7 @@ def check_sparsity(model: nn.Module, sparsity: float) -> None:
 
 
 def kept_values(sizes: Sequence[int], sparsity: float) -> int:
-    """How many values stay in all, of layers of these sizes.
+    """Counts the values that stay in all, of layers of these sizes.
 
     Raises `InputError` where that leaves a layer without any.
     """
@@ -53,7 +53,7 @@ def kept_values(sizes: Sequence[int], sparsity: float) -> int:
 
 
 def keep_largest(
-    scores: Mapping[str, Tensor], *, sparsity: float, scope: Scope
+    scores: Mapping[str, Tensor], *, sparsity: float, scope: SparsityScope
 ) -> dict[str, Tensor]:
     """Masks, True at the largest scores, of which exactly round(sparsity * N) values are False.
 
@@ -62,7 +62,7 @@ def keep_largest(
     their exact shares rounded so that the total holds. Raises `InputError` as `kept_values` does.
     """
     kept = kept_values([score.numel() for score in scores.values()], sparsity)
-    if scope is Scope.GLOBAL:
+    if scope is SparsityScope.GLOBAL:
         return _largest_of_all(scores, kept)
     return keep_counts(scores, uniform_counts(_shapes(scores), sparsity=sparsity))
 
@@ -76,7 +76,7 @@ def keep_counts(scores: Mapping[str, Tensor], counts: Mapping[str, int]) -> dict
 
 
 def uniform_counts(shapes: Mapping[str, Sequence[int]], *, sparsity: float) -> dict[str, int]:
-    """How many values each weight keeps where all are equally sparse."""
+    """Counts the values that each weight keeps where all are equally sparse."""
     sizes = {name: prod(shape) for name, shape in shapes.items()}
     kept = kept_values(list(sizes.values()), sparsity)
     shares = {name: (1 - sparsity) * size for name, size in sizes.items()}
@@ -84,7 +84,7 @@ def uniform_counts(shapes: Mapping[str, Sequence[int]], *, sparsity: float) -> d
 
 
 def erdos_renyi_counts(shapes: Mapping[str, Sequence[int]], *, sparsity: float) -> dict[str, int]:
-    """How many values each weight keeps under Erdos-Renyi-Kernel (arXiv 1911.11134).
+    """Counts the values that each weight keeps under Erdos-Renyi-Kernel (arXiv 1911.11134).
 
     A weight's density is in proportion to sum(shape) / prod(shape), so that small layers are
     denser; those that would be denser than 1 are dense, and the others share what is left.
@@ -110,8 +110,8 @@ def _rounded(
 ) -> dict[str, int]:
     """Whole numbers next to `shares`, each from 1 to its size, that add up to `total`.
 
-    Largest remainders: who lies furthest from its share gains or gives first, and ties go to whom
-    comes first.
+    Largest remainders: the count furthest from its share gains or gives first, and ties go to the
+    first of them.
     """
     counts = {name: min(max(floor(share), 1), sizes[name]) for name, share in shares.items()}
     while (short := total - sum(counts.values())) != 0:
@@ -124,7 +124,7 @@ def _rounded(
 
 
 def _largest_of_all(scores: Mapping[str, Tensor], kept: int) -> dict[str, Tensor]:
-    """Each weight's largest first, that none goes without, then the largest of the rest."""
+    """Takes the largest of each weight, so that none goes without, then the largest of the rest."""
     mask = torch.cat([_largest(score.flatten(), 1) for score in scores.values()])
     flat = torch.cat([score.flatten() for score in scores.values()])
     rest = (~mask).nonzero().squeeze(1)

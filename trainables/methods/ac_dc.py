@@ -1,9 +1,10 @@
 """AC/DC: training that alternates between a compressed and a decompressed model (2106.12379).
 
-From the paper: dense warm-up, then compressed phases, in each of which the weights with the largest
-magnitudes at its start are trained and the others held at zero, alternate with decompressed ones,
-in which everything is trained and what was held starts at zero; the last phase is compressed, so
-that one run gives a sparse model. (It gives a dense one too, at the end of a decompressed phase.)
+From the paper: after a dense warm-up, compressed and decompressed phases alternate. A compressed
+phase trains the weights with the largest magnitudes at its start and holds the others at zero; a
+decompressed one trains everything, and the weights that were held start at zero. The last phase is
+compressed, so that one run gives a sparse model. (It gives a dense one too, at the end of a
+decompressed phase.)
 
 Ours, in the spirit of the paper: transfer, so that the warm-up starts from pretrained weights; the
 phases as shares of the steps, `warm_up` first, `finish` last, and between them `cycles` times a
@@ -17,8 +18,8 @@ Of the N values of all convolutions and linear layers below the head, round(spar
 Python's rounding, in every compressed step and every measured model.
 
 Settings: `sparsity` in [0, 1), `scope` (layer, global), `cycles` 1 or more, `warm_up` in [0, 1) and
-`finish` in (0, 1), together at most 1. `trainable_depth` must be 1, for everything is trained in
-decompressed phases. Sparsity 0 is plain finetuning, whatever the other settings.
+`finish` in (0, 1), together at most 1. `trainable_depth` must be 1, because decompressed phases
+train everything. Sparsity 0 is plain finetuning, whatever the other settings.
 """
 
 from bisect import bisect_right
@@ -26,19 +27,17 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
-from torch import nn
 
 from search_spaces.recipe import Recipe
 from trainables.mechanisms.scheduled_sparsity import ScheduledSparsity
-from trainables.mechanisms.sparsity import Scope, check_sparsity
-from trainables.mechanisms.trained_depth import check_depth
-from trainables.method import Conditions, MethodContext, Prepared, Transfer
-from trainables.settings import Settings
+from trainables.mechanisms.sparsity import SparsityScope, check_sparsity
+from trainables.method import Conditions, Transfer
+from trainables.settings import Settings, check_depth
 
 
 class _Settings(Settings):
     sparsity: float = Field(ge=0, lt=1)
-    scope: Annotated[Scope, Field(strict=False)] = Scope.GLOBAL
+    scope: Annotated[SparsityScope, Field(strict=False)] = SparsityScope.GLOBAL
     cycles: int = Field(default=4, ge=1)
     warm_up: float = Field(default=0.1, ge=0, lt=1)
     finish: float = Field(default=0.25, gt=0, lt=1)
@@ -60,17 +59,9 @@ def check(recipe: Recipe, conditions: Conditions) -> None:
         check_sparsity(conditions.model, settings.sparsity)
 
 
-def prepare(model: nn.Module, context: MethodContext) -> Prepared:
-    """Does nothing yet; costs nothing."""
-    return Prepared(flops=0.0, transfer=_transfer(_Settings.read(context.recipe.settings)))
-
-
-def rebuild(model: nn.Module, structure: Mapping[str, Any], recipe: Recipe) -> Transfer:
-    """Leaves the structure as it is; the masks come with the checkpoint."""
-    return _transfer(_Settings.read(recipe.settings))
-
-
-def _transfer(settings: _Settings) -> Transfer:
+def transfer(recipe: Recipe, structure: Mapping[str, Any]) -> Transfer:
+    """Returns a transfer whose masks follow the phases."""
+    settings = _Settings.read(recipe.settings)
     if settings.sparsity == 0:
         return Transfer()
     phases = _Phases(settings)
@@ -78,7 +69,7 @@ def _transfer(settings: _Settings) -> Transfer:
 
 
 class _Phases:
-    """The share of the zeros asked for: 1 in compressed phases, 0 in the others."""
+    """Share of the zeros asked for that a step holds: 1 in compressed phases, 0 in the others."""
 
     def __init__(self, settings: _Settings) -> None:
         self._settings = settings

@@ -8,57 +8,75 @@ the repairs.
 Settings: `pruning_ratio` in [0, 1), `criterion` (l1, l2, batch_norm_scale, geometric_median,
 taylor, fisher, random, folding), `width_rule` (inner, all), `scope` (layer, global, isomorphic),
 `batch_norm_repair` and `ridge_repair` (true, false). Ratio 0 is finetuning of the dense model; it
-needs no other setting and heeds `batch_norm_repair` alone, for new images move statistics too.
+needs no other setting and heeds `batch_norm_repair` alone, because new images move statistics too.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from search_spaces.recipe import Recipe, Setting
-from trainables.errors import InfeasibleError, InputError
-from trainables.learning.batch_norm import reestimate_batch_norm
+from search_spaces.recipe import Recipe
+from trainables.errors import InfeasibleError
+from trainables.mechanisms.batch_norm_repair import CALIBRATION_IMAGES, repair_batch_norms
 from trainables.method import Conditions, MethodContext, Prepared, Transfer
 from trainables.pruning.absorption import Absorbing
 from trainables.pruning.channels.groups import ChannelGroup
-from trainables.pruning.plan import PruningPlan
-from trainables.pruning.pruner import prune
-from trainables.pruning.pruner import rebuild as rebuild_structure
+from trainables.pruning.plan import Criterion, PruningPlan, Scope, WidthRule
+from trainables.pruning.pruner import prune, rebuild
 from trainables.pruning.reductions import Reduction
 from trainables.pruning.ridge import fit_ridge
 from trainables.pruning.saliency import gate_gradients
 from trainables.pruning.structure import PrunedStructure
+from trainables.settings import Settings
 
-CALIBRATION_IMAGES = 256
-"""Training images passed forward by each repair; their cost counts."""
 SALIENCY_IMAGES = 128
 """Training images whose loss is differentiated for Taylor and Fisher; their cost counts."""
-_CHOICES = ("criterion", "width_rule", "scope")
-_REPAIRS = ("batch_norm_repair", "ridge_repair")
-_SETTINGS = ("pruning_ratio", *_CHOICES, *_REPAIRS)
+
+
+class _Settings(Settings):
+    pruning_ratio: float = Field(ge=0, lt=1)
+    criterion: Annotated[Criterion, Field(strict=False)] = Criterion.L1
+    width_rule: Annotated[WidthRule, Field(strict=False)] = WidthRule.INNER
+    scope: Annotated[Scope, Field(strict=False)] = Scope.LAYER
+    batch_norm_repair: bool = False
+    ridge_repair: bool = False
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        missing = [n for n in type(self).model_fields if n not in self.model_fields_set]
+        if self.pruning_ratio > 0 and missing:
+            raise ValueError(
+                f"pruning_ratio={self.pruning_ratio!r} needs {', '.join(missing)} as well; only a "
+                "pruning_ratio of 0 needs no others"
+            )
+        return self
 
 
 def check(recipe: Recipe, conditions: Conditions) -> None:
     """Raises `InputError` for settings that make no sense for any model."""
-    _plan(recipe.settings, round_to=1)
+    _Settings.read(recipe.settings)
 
 
 def prepare(model: nn.Module, context: MethodContext) -> Prepared:
-    """Removes filters and repairs what is left: ridge before the cut, batch norms after it.
+    """Removes filters and repairs the rest: ridge before the cut, batch norms after it.
 
     Costs, all counted: Taylor or Fisher `SALIENCY_IMAGES` forward and backward passes of the dense
     model; the ridge correction `CALIBRATION_IMAGES` forward passes of the dense model and its own
-    algebra; re-estimation `CALIBRATION_IMAGES` forward passes of what is left. Raises
+    algebra; re-estimation `CALIBRATION_IMAGES` forward passes of the pruned model. Raises
     `InfeasibleError` naming the layer that stands in the way.
     """
-    plan = _plan(context.recipe.settings, round_to=context.width_multiple)
-    return _Preparation(model, context).run(plan)
+    return _Preparation(model, context).run()
 
 
-def rebuild(model: nn.Module, structure: Mapping[str, Any], recipe: Recipe) -> Transfer:
+def reshape(model: nn.Module, structure: Mapping[str, Any], recipe: Recipe) -> None:
     """Gives a fresh dense model the pruned shapes."""
-    rebuild_structure(model, PrunedStructure.from_dict(structure), resolution=recipe.resolution)
+    rebuild(model, PrunedStructure.from_dict(structure), resolution=recipe.resolution)
+
+
+def transfer(recipe: Recipe, structure: Mapping[str, Any]) -> Transfer:
+    """Returns plain finetuning."""
     return Transfer()
 
 
@@ -68,26 +86,35 @@ class _Preparation:
     def __init__(self, model: nn.Module, context: MethodContext) -> None:
         self._model = model
         self._context = context
+        self._settings = _Settings.read(context.recipe.settings)
         self._flops = 0.0
 
-    def run(self, plan: PruningPlan) -> Prepared:
+    def run(self) -> Prepared:
         context = self._context
         try:
             structure = prune(
                 self._model,
-                plan,
+                self._plan(),
                 head=context.head,
                 resolution=context.recipe.resolution,
                 seed=context.seed,
                 gradients=self._gradients,
-                correct=self._ridge if context.recipe.settings.get("ridge_repair") else None,
+                correct=self._ridge if self._settings.ridge_repair else None,
             )
         except InfeasibleError as error:
             raise InfeasibleError(str(error), spent_flops=self._flops) from error
-        if context.recipe.settings.get("batch_norm_repair"):
-            images = reestimate_batch_norm(self._model, context.calibration(CALIBRATION_IMAGES))
-            self._flops += images * context.forward_flops() if images else 0.0
+        if self._settings.batch_norm_repair:
+            self._flops += repair_batch_norms(self._model, context)
         return Prepared(flops=self._flops, structure=structure.to_dict())
+
+    def _plan(self) -> PruningPlan:
+        return PruningPlan(
+            ratio=self._settings.pruning_ratio,
+            criterion=self._settings.criterion,
+            width_rule=self._settings.width_rule,
+            scope=self._settings.scope,
+            round_to=self._context.width_multiple,
+        )
 
     def _gradients(self, groups: Sequence[ChannelGroup]) -> Sequence[Tensor]:
         batches = _billed(self._context.labelled(SALIENCY_IMAGES), self._bill_saliency)
@@ -114,20 +141,3 @@ def _billed(batches: Iterable[_Batch], bill: Callable[[_Batch], None]) -> Iterat
     for batch in batches:
         bill(batch)
         yield batch
-
-
-def _plan(settings: Mapping[str, Setting], *, round_to: int) -> PruningPlan:
-    ratio = settings.get("pruning_ratio")
-    needed = {"pruning_ratio"} if ratio == 0 and not isinstance(ratio, bool) else set(_SETTINGS)
-    if not needed <= set(settings) <= set(_SETTINGS):
-        raise InputError(
-            f"filter_pruning has the settings {', '.join(_SETTINGS)}, and the recipe gives "
-            f"{', '.join(sorted(settings)) or 'none'}; only a pruning_ratio of 0 needs no others."
-        )
-    if isinstance(ratio, bool) or not isinstance(ratio, int | float) or not 0 <= ratio < 1:
-        raise InputError(f"pruning_ratio={ratio!r} must lie in [0, 1); 0 means dense.")
-    for name in _REPAIRS:
-        if not isinstance(settings.get(name, False), bool):
-            raise InputError(f"{name}={settings[name]!r} must be true or false.")
-    choices: dict[str, Any] = {name: settings[name] for name in _CHOICES if name in settings}
-    return PruningPlan(ratio=float(ratio), round_to=round_to, **choices)

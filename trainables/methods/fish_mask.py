@@ -6,7 +6,7 @@ the classifier's are updated, k = share · (their number); the mask is fixed bef
 classifier is always trained. Its k is 0.5 % (0.02-2.1 % tried), its N 1024.
 
 Ours: k is counted over every parameter below the head, convolutions, linear layers, gains and
-biases. All others stay bit-identical under any optimiser. Batch-norm statistics are no parameters
+biases. All others stay bit-identical under any optimiser. Batch-norm statistics are not parameters
 and follow the images in every norm, as in plain finetuning. A convolution or linear layer without a
 chosen value has no weight gradient, which saves its FLOPs. The classifier was just made for the new
 task, so the gradients are those of a random linear readout.
@@ -24,15 +24,14 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from search_spaces.recipe import Recipe
-from trainables.backbones.layers import backbone_weights, classifier_name
+from trainables.backbones.layers import backbone_weights, below_head
 from trainables.errors import InfeasibleError, InputError
-from trainables.mechanisms.anchors import AnchoredTransfer
+from trainables.mechanisms.anchors import AnchoredTransfer, anchor_tensors
 from trainables.mechanisms.masks import Masks
 from trainables.mechanisms.sample_gradients import gradients_of, sample_gradients
 from trainables.mechanisms.sparsity import keep_counts
-from trainables.mechanisms.trained_depth import check_depth
 from trainables.method import Conditions, MethodContext, Prepared, Transfer
-from trainables.settings import Settings
+from trainables.settings import Settings, check_depth
 
 
 class _Settings(Settings):
@@ -49,7 +48,7 @@ def check(recipe: Recipe, conditions: Conditions) -> None:
             f"{type(conditions.model).__name__} has no convolution or linear layer below its head "
             "whose values a mask could choose; choose another method or backbone."
         )
-    values = sum(p.numel() for p in _below_head(conditions.model).values())
+    values = sum(p.numel() for p in below_head(conditions.model).values())
     if round(settings.share * values) < 1:
         raise InputError(
             f"share={settings.share!r} of the {values} values below the head is less than one; it "
@@ -71,12 +70,13 @@ def prepare(model: nn.Module, context: MethodContext) -> Prepared:
     masks = _largest(fisher, share=settings.share)
     # a norm whose gradients are all off would keep its statistics, and its own cost nothing
     frozen = [name for name in backbone_weights(model) if not masks[name].any()]
-    transfer = AnchoredTransfer({n: masks[n] for n in masks if n not in frozen}, frozen=frozen)
-    return Prepared(flops=flops, structure={"frozen": frozen}, transfer=transfer)
+    partly = {name: mask for name, mask in masks.items() if name not in frozen}
+    tensors = anchor_tensors(partly, dict(model.named_parameters()))
+    return Prepared(flops=flops, structure={"frozen": frozen}, tensors=tensors)
 
 
-def rebuild(model: nn.Module, structure: Mapping[str, Any], recipe: Recipe) -> Transfer:
-    """Does nothing to the structure; the masks come with `restore`."""
+def transfer(recipe: Recipe, structure: Mapping[str, Any]) -> Transfer:
+    """Returns a transfer that holds the values that were not chosen."""
     if _Settings.read(recipe.settings).share == 1:
         return Transfer()
     return AnchoredTransfer(frozen=structure["frozen"])
@@ -86,7 +86,7 @@ def _fisher(
     model: nn.Module, context: MethodContext, *, samples: int
 ) -> tuple[dict[str, Tensor], float]:
     """Σ (∂ log p(label) / ∂θ)² over the samples for each parameter below the head; its FLOPs."""
-    below = _below_head(model)
+    below = below_head(model)
     sums = {name: torch.zeros_like(p, requires_grad=False) for name, p in below.items()}
     images = 0
     with gradients_of(model, below.keys()):
@@ -111,8 +111,3 @@ def _largest(fisher: Mapping[str, Tensor], *, share: float) -> Masks:
     parts = mask.split([values.numel() for values in fisher.values()])
     pairs = zip(fisher.items(), parts, strict=True)
     return {name: part.view(values.shape) for (name, values), part in pairs}
-
-
-def _below_head(model: nn.Module) -> dict[str, nn.Parameter]:
-    head = classifier_name(model) + "."
-    return {name: p for name, p in model.named_parameters() if not name.startswith(head)}

@@ -1,7 +1,7 @@
 """From scratch: the backbone's architecture with random weights, all of them trained.
 
-A baseline: what the pretrained weights are worth. Weights are drawn as the model's constructor
-draws them, from the trial's seed. No settings; `trainable_depth` must be 1.
+A baseline that tells what the pretrained weights are worth. Weights are drawn as the model's
+constructor draws them, from the trial's seed. No settings; `trainable_depth` must be 1.
 """
 
 from collections.abc import Mapping
@@ -10,9 +10,8 @@ from typing import Any
 from torch import nn
 
 from search_spaces.recipe import Recipe
-from trainables.mechanisms.trained_depth import check_depth
 from trainables.method import Conditions, MethodContext, Prepared, Transfer
-from trainables.settings import Settings
+from trainables.settings import Settings, check_depth
 
 
 def check(recipe: Recipe, conditions: Conditions) -> None:
@@ -27,6 +26,6 @@ def prepare(model: nn.Module, context: MethodContext) -> Prepared:
     return Prepared(flops=0.0)
 
 
-def rebuild(model: nn.Module, structure: Mapping[str, Any], recipe: Recipe) -> Transfer:
-    """Does nothing."""
+def transfer(recipe: Recipe, structure: Mapping[str, Any]) -> Transfer:
+    """Returns plain finetuning."""
     return Transfer()

@@ -3,12 +3,12 @@
 "How Well Do Sparse ImageNet Models Transfer?" (arXiv 2111.13445): a backbone made sparse on its
 source task is transferred with its mask fixed, applied anew after every step, below a dense new
 head; either the head alone is trained, on features extracted once (linear), or everything is
-(full). Ours: any `trainable_depth` between the two, and that the mask is told from the values. A
+(full). Ours: any `trainable_depth` between the two, and that the mask is read from the values. A
 weight of a convolution or linear layer below the head that is exactly zero is held; biases and
 norms are free.
 
-No settings. A backbone without zeros is refused when the config is read; there `full` is the same
-method, for nothing is held: plain finetuning.
+No settings. A backbone without zeros is refused when the config is read; `full` is the same method
+there, because nothing would be held.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from search_spaces.recipe import Recipe
 from trainables.backbones.layers import backbone_weights
 from trainables.errors import InputError
-from trainables.mechanisms.masks import MaskedTransfer
+from trainables.mechanisms.masks import MaskedTransfer, mask_tensors
 from trainables.mechanisms.sparsity import check_sparsity
 from trainables.method import Conditions, MethodContext, Prepared, Transfer
 from trainables.settings import Settings
@@ -39,12 +39,12 @@ def check(recipe: Recipe, conditions: Conditions) -> None:
 def prepare(model: nn.Module, context: MethodContext) -> Prepared:
     """Notes which weights are zero; costs nothing."""
     sparse = _is_sparse(model)
-    transfer = MaskedTransfer(_masks(model)) if sparse else Transfer()
-    return Prepared(flops=0.0, structure={"sparse": sparse}, transfer=transfer)
+    tensors = mask_tensors(_masks(model)) if sparse else {}
+    return Prepared(flops=0.0, structure={"sparse": sparse}, tensors=tensors)
 
 
-def rebuild(model: nn.Module, structure: Mapping[str, Any], recipe: Recipe) -> Transfer:
-    """Leaves the structure as it is; the masks come with the checkpoint."""
+def transfer(recipe: Recipe, structure: Mapping[str, Any]) -> Transfer:
+    """Returns a transfer that holds the zeros, where there are any."""
     return MaskedTransfer() if structure["sparse"] else Transfer()
 
 

@@ -8,11 +8,9 @@ must lie strictly between 0 (`linear_probe`) and 1 (`full`).
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
-
 from search_spaces.recipe import Recipe
 from trainables.errors import InputError
-from trainables.method import Conditions, MethodContext, Prepared, Transfer
+from trainables.method import Conditions, Transfer
 from trainables.settings import Settings
 
 
@@ -26,11 +24,6 @@ def check(recipe: Recipe, conditions: Conditions) -> None:
         )
 
 
-def prepare(model: nn.Module, context: MethodContext) -> Prepared:
-    """Does nothing."""
-    return Prepared(flops=0.0)
-
-
-def rebuild(model: nn.Module, structure: Mapping[str, Any], recipe: Recipe) -> Transfer:
-    """Does nothing."""
+def transfer(recipe: Recipe, structure: Mapping[str, Any]) -> Transfer:
+    """Returns plain finetuning."""
     return Transfer()

@@ -9,12 +9,9 @@ the features of those it can pay for. No settings; `trainable_depth` must be 0.
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
-
 from search_spaces.recipe import Recipe
-from trainables.mechanisms.trained_depth import check_depth
-from trainables.method import Conditions, MethodContext, Prepared, Transfer
-from trainables.settings import Settings
+from trainables.method import Conditions, Transfer
+from trainables.settings import Settings, check_depth
 
 
 def check(recipe: Recipe, conditions: Conditions) -> None:
@@ -23,11 +20,6 @@ def check(recipe: Recipe, conditions: Conditions) -> None:
     check_depth(recipe, low=0.0, high=0.0, instead="last_stages trains layers below the head")
 
 
-def prepare(model: nn.Module, context: MethodContext) -> Prepared:
-    """Does nothing."""
-    return Prepared(flops=0.0)
-
-
-def rebuild(model: nn.Module, structure: Mapping[str, Any], recipe: Recipe) -> Transfer:
-    """Does nothing."""
+def transfer(recipe: Recipe, structure: Mapping[str, Any]) -> Transfer:
+    """Returns plain finetuning."""
     return Transfer()

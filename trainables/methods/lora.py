@@ -6,12 +6,13 @@ first and w frozen; merged, inference costs what the backbone's does.
 Ours, for convolutions: the matrix is the weight [out, in, k, k] with a row for each output channel
 and all else in columns, so that grouped and depthwise convolutions are adapted and merged like any
 other; no rank is above the matrix's own. Every convolution and linear layer below the head is
-adapted. The head is trained, biases outside of norms stay, and `norms` says whether norms are
+adapted. The head is trained, biases outside of norms are not, and `norms` says whether norms are
 trained. Weight decay on A and B pulls the weight to its pretrained value; a single row or column is
-a vector and has none. `updated_params` counts what is trained: A, B, norms and head.
+a vector and has none. `updated_params` counts the values of A, B, norms and head.
 
 The products B A and their gradients are counted, once a step. Convolutions cost what they cost in
-full finetuning, weight gradients included, for those lead to A and B: LoRA saves storage, no FLOPs.
+full finetuning, weight gradients included, because those lead to A and B: LoRA saves storage, no
+FLOPs.
 
 With `torch.nn.utils.parametrize` and not with the library `peft`: its version 0.21.2 refuses
 grouped convolutions whose groups do not divide the rank (depthwise ones at any rank below their
@@ -29,16 +30,15 @@ from typing import Any
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
-from search_spaces.recipe import Recipe, Setting
-from trainables.backbones.layers import backbone_weights, classifier_name, norm_parameters
+from search_spaces.recipe import Recipe
+from trainables.backbones.layers import backbone_weights
 from trainables.errors import InputError
-from trainables.mechanisms.reparametrization import merge
-from trainables.mechanisms.trained_depth import check_depth
+from trainables.learning.freezing import train_norms_and_head
+from trainables.mechanisms.reparametrization import merge, reparametrize
 from trainables.method import Conditions, MethodContext, Prepared, Transfer
 from trainables.seeds import generator
-from trainables.settings import Settings
+from trainables.settings import Settings, check_depth
 
 
 class _Settings(Settings):
@@ -60,14 +60,18 @@ def check(recipe: Recipe, conditions: Conditions) -> None:
 
 
 def prepare(model: nn.Module, context: MethodContext) -> Prepared:
-    """Does nothing yet: the adapters come with `attach`."""
-    transfer = _transfer(context.recipe.settings, seed=context.seed)
-    return Prepared(flops=0.0, structure={"seed": context.seed}, transfer=transfer)
+    """Leaves the model as it is and notes the seed of the adapters."""
+    return Prepared(flops=0.0, structure={"seed": context.seed})
 
 
-def rebuild(model: nn.Module, structure: Mapping[str, Any], recipe: Recipe) -> Transfer:
-    """Does nothing to the structure, which only names the seed of the adapters."""
-    return _transfer(recipe.settings, seed=structure["seed"])
+def transfer(recipe: Recipe, structure: Mapping[str, Any]) -> Transfer:
+    """Returns the adapters, whose seed `prepare` noted."""
+    settings = _Settings.read(recipe.settings)
+    if settings.rank == 0:
+        return Transfer()
+    return Lora(
+        rank=settings.rank, alpha=settings.alpha, norms=settings.norms, seed=structure["seed"]
+    )
 
 
 class LowRankUpdate(nn.Module):
@@ -97,25 +101,13 @@ class Lora(Transfer):
         self._seed = seed
 
     def attach(self, model: nn.Module) -> None:
-        weights = backbone_weights(model)
-        head = classifier_name(model) + "."
-        trained = norm_parameters(model) if self._norms else frozenset()
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(name in trained or name.startswith(head))
+        train_norms_and_head(model, norms=self._norms)
         draws = generator(self._seed, "adapters")
-        for name, weight in weights.items():
-            layer = model.get_submodule(name.rpartition(".")[0])
-            update = LowRankUpdate(weight.detach(), rank=self._rank, scale=self._scale, draws=draws)
-            parametrize.register_parametrization(layer, "weight", update)
+        reparametrize(
+            model, lambda w: LowRankUpdate(w, rank=self._rank, scale=self._scale, draws=draws)
+        )
 
-    def finished(self, model: nn.Module) -> nn.Module:
+    def plain_model(self, model: nn.Module) -> nn.Module:
         plain = deepcopy(model)
         merge(plain)
         return plain
-
-
-def _transfer(settings: Mapping[str, Setting], *, seed: int) -> Transfer:
-    read = _Settings.read(settings)
-    if read.rank == 0:
-        return Transfer()
-    return Lora(rank=read.rank, alpha=read.alpha, norms=read.norms, seed=seed)

@@ -6,10 +6,10 @@ once (linear) or with more layers (full). The paper transfers backbones that wer
 their source task; making them so here, at the start or during the transfer, is ours.
 
 `one_shot` masks the pretrained weights before the first step, at any depth; the masks hold on
-frozen weights too, and `batch_norm_repair` re-estimates the statistics of the batch norms on
-`CALIBRATION_IMAGES`, whose forward passes count (ours). `gradual` follows the cubic schedule of
-"To prune, or not to prune" (arXiv 1710.01878), s_t = s * (1 - (1 - t / n)^3), over the first `ramp`
-of the steps in `RAMP_UPDATES` moves at most; the window and the number of moves are ours. It needs
+frozen weights too, and `batch_norm_repair` re-estimates the statistics of the batch norms, whose
+forward passes count (ours). `gradual` follows the cubic schedule of "To prune, or not to prune"
+(arXiv 1710.01878), s_t = s * (1 - (1 - t / n)^3), over the first `ramp` of the steps in
+`RAMP_UPDATES` moves at most; the window and the number of moves are ours. It needs
 `trainable_depth` 1. A rung that falls into the ramp measures a model compressed to the final
 sparsity, with the statistics of the denser one that is trained: no exported model is ever less
 sparse than asked, and those of early rungs are worse for it.
@@ -34,22 +34,19 @@ from torch import nn
 
 from search_spaces.recipe import Recipe
 from trainables.backbones.layers import backbone_weights
-from trainables.learning.batch_norm import reestimate_batch_norm
-from trainables.mechanisms.masks import MaskedTransfer, apply_masks
+from trainables.mechanisms.batch_norm_repair import repair_batch_norms
+from trainables.mechanisms.masks import MaskedTransfer, apply_masks, mask_tensors
 from trainables.mechanisms.scheduled_sparsity import ScheduledSparsity
-from trainables.mechanisms.sparsity import Scope, check_sparsity, keep_largest
-from trainables.mechanisms.trained_depth import check_depth
+from trainables.mechanisms.sparsity import SparsityScope, check_sparsity, keep_largest
 from trainables.method import Conditions, MethodContext, Prepared, Transfer
-from trainables.settings import Settings
+from trainables.settings import Settings, check_depth
 
-CALIBRATION_IMAGES = 256
-"""Training images passed forward by the repair of batch norms; their cost counts."""
 RAMP_UPDATES = 20
 """Moves of the masks on the way to the final sparsity, where there are as many steps."""
 
 
 class Sparsification(StrEnum):
-    """When the weights go."""
+    """The time at which the weights go."""
 
     ONE_SHOT = "one_shot"
     """All before the first step."""
@@ -60,7 +57,7 @@ class Sparsification(StrEnum):
 class _Settings(Settings):
     sparsity: float = Field(ge=0, lt=1)
     sparsification: Annotated[Sparsification, Field(strict=False)] = Sparsification.ONE_SHOT
-    scope: Annotated[Scope, Field(strict=False)] = Scope.LAYER
+    scope: Annotated[SparsityScope, Field(strict=False)] = SparsityScope.LAYER
     batch_norm_repair: bool = False
     ramp: float | None = Field(default=None, gt=0, le=1)
 
@@ -83,7 +80,8 @@ class _Settings(Settings):
 
 
 def check(recipe: Recipe, conditions: Conditions) -> None:
-    """Raises `InputError` for settings, a depth below 1 of `gradual`, and what cannot be masked."""
+    """Raises `InputError` for settings, a depth below 1 of `gradual`, and a model that cannot be
+    that sparse."""
     settings = _Settings.read(recipe.settings)
     if settings.sparsity == 0:
         return
@@ -95,27 +93,21 @@ def check(recipe: Recipe, conditions: Conditions) -> None:
 def prepare(model: nn.Module, context: MethodContext) -> Prepared:
     """Masks the weights, where they go at once, and repairs batch norms where asked.
 
-    Costs `CALIBRATION_IMAGES` forward passes for the repair.
+    The repair alone costs something, its forward passes.
     """
     settings = _Settings.read(context.recipe.settings)
     if settings.sparsity == 0 or settings.gradual:
-        return Prepared(flops=0.0, transfer=_transfer(settings))
+        return Prepared(flops=0.0)
     magnitudes = {name: w.detach().abs() for name, w in backbone_weights(model).items()}
     masks = keep_largest(magnitudes, sparsity=settings.sparsity, scope=settings.scope)
     apply_masks(model, masks)
-    flops = 0.0
-    if settings.batch_norm_repair:
-        images = reestimate_batch_norm(model, context.calibration(CALIBRATION_IMAGES))
-        flops = images * context.forward_flops() if images else 0.0
-    return Prepared(flops=flops, transfer=MaskedTransfer(masks))
+    flops = repair_batch_norms(model, context) if settings.batch_norm_repair else 0.0
+    return Prepared(flops=flops, tensors=mask_tensors(masks))
 
 
-def rebuild(model: nn.Module, structure: Mapping[str, Any], recipe: Recipe) -> Transfer:
-    """Leaves the structure as it is; the masks come with the checkpoint."""
-    return _transfer(_Settings.read(recipe.settings))
-
-
-def _transfer(settings: _Settings) -> Transfer:
+def transfer(recipe: Recipe, structure: Mapping[str, Any]) -> Transfer:
+    """Returns a transfer whose masks stay, or follow the ramp."""
+    settings = _Settings.read(recipe.settings)
     if settings.sparsity == 0:
         return Transfer()
     if settings.ramp is None:

@@ -3,8 +3,8 @@
 A baseline (the norms-only training of BitFit's and "Training BatchNorm and Only BatchNorm", arXiv
 2003.00152, for transfer). Batch statistics move with the images too. The backward pass goes
 through the whole network and is counted, while no convolution has a weight gradient. Ours: biases
-of convolutions stay. No settings; `trainable_depth` must be 1, for norms at every depth are
-trained.
+of convolutions stay. No settings; `trainable_depth` must be 1, because norms are trained at every
+depth.
 """
 
 from collections.abc import Mapping
@@ -13,11 +13,11 @@ from typing import Any
 from torch import nn
 
 from search_spaces.recipe import Recipe
-from trainables.backbones.layers import classifier_name, norm_parameters
+from trainables.backbones.layers import norm_parameters
 from trainables.errors import InputError
-from trainables.mechanisms.trained_depth import check_depth
-from trainables.method import Conditions, MethodContext, Prepared, Transfer
-from trainables.settings import Settings
+from trainables.learning.freezing import train_norms_and_head
+from trainables.method import Conditions, Transfer
+from trainables.settings import Settings, check_depth
 
 
 def check(recipe: Recipe, conditions: Conditions) -> None:
@@ -31,13 +31,8 @@ def check(recipe: Recipe, conditions: Conditions) -> None:
         )
 
 
-def prepare(model: nn.Module, context: MethodContext) -> Prepared:
-    """Does nothing yet: gradients are switched off once the recipe's are on."""
-    return Prepared(flops=0.0, transfer=NormAndHead())
-
-
-def rebuild(model: nn.Module, structure: Mapping[str, Any], recipe: Recipe) -> Transfer:
-    """Does nothing to the structure."""
+def transfer(recipe: Recipe, structure: Mapping[str, Any]) -> Transfer:
+    """Returns plain finetuning of norms and head."""
     return NormAndHead()
 
 
@@ -45,7 +40,4 @@ class NormAndHead(Transfer):
     """Switches the gradients of everything else off."""
 
     def attach(self, model: nn.Module) -> None:
-        head = classifier_name(model) + "."
-        trained = norm_parameters(model)
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(name in trained or name.startswith(head))
+        train_norms_and_head(model)

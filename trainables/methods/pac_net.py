@@ -8,9 +8,10 @@ trained from zero with the penalty lambda ||(1 - m) w||^2. The paper prunes 80 %
 Ours: magnitudes are compared over all layers together; the source task is the config's
 `source_task`, unaugmented, at the recipe's resolution, batch size, optimiser and learning rate, and
 gets a share of the compute that the recipe aims at, which is billed like any other (the paper
-trains to convergence, and saves no compute). What the retraining leaves below the classifier goes
-to the target model: norms and biases with their statistics, trained on both tasks as in plain
-finetuning. The classifiers are each task's own. Held weights' gradients are computed and paid for.
+trains to convergence, and saves no compute). Everything below the classifier then goes to the
+target model, norms and biases with their statistics too, which are trained on both tasks as in
+plain finetuning. Each task has a classifier of its own. The gradients of held weights are computed
+and paid for.
 
 Settings: `sparsity` in [0, 1), the share of the weights below the head that is pruned and then
 learns the target; `penalty`, lambda, at least 0 (0.01 unless given); `allocate_share` in (0, 1),
@@ -27,20 +28,18 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from search_spaces.recipe import Recipe
-from trainables.backbones.layers import backbone_weights
+from trainables.backbones.layers import backbone_weights, is_within
 from trainables.costs.flops import count_flops
 from trainables.errors import InfeasibleError, InputError
 from trainables.learning.freezing import train_mode
 from trainables.learning.learner import Learner
 from trainables.learning.precision import Precision
-from trainables.mechanisms.anchors import AnchoredTransfer
+from trainables.mechanisms.anchors import AnchoredTransfer, anchor_tensors
 from trainables.mechanisms.masks import MaskedTransfer, Masks
-from trainables.mechanisms.source_task import SourceTask
-from trainables.mechanisms.sparsity import Scope, check_sparsity, keep_largest
-from trainables.mechanisms.trained_depth import check_depth
-from trainables.method import Conditions, MethodContext, Prepared, Transfer
+from trainables.mechanisms.sparsity import SparsityScope, check_sparsity, keep_largest
+from trainables.method import Conditions, MethodContext, Prepared, SourceTask, Transfer
 from trainables.seeds import derive_seed
-from trainables.settings import Settings
+from trainables.settings import Settings, check_depth
 
 LOSS_CHECK_PERIOD = 16
 """Steps between looks at whether the source task's loss is still finite."""
@@ -78,31 +77,35 @@ def prepare(model: nn.Module, context: MethodContext) -> Prepared:
     if context.source_task is None:
         raise InfeasibleError("pac_net needs a source_task in the config")
     scores = {name: weight.detach().abs() for name, weight in backbone_weights(model).items()}
-    kept = keep_largest(scores, sparsity=settings.sparsity, scope=Scope.GLOBAL)
+    kept = keep_largest(scores, sparsity=settings.sparsity, scope=SparsityScope.GLOBAL)
     allocation = _Allocation(context.source_task(), kept, context)
     allocated = allocation.run(budget_flops=settings.allocate_share * context.recipe.target_flops)
     below_head = {
         name: value
         for name, value in allocated.state_dict().items()
-        if not name.startswith(f"{context.head}.")
+        if not is_within(name, context.head)
     }
     model.load_state_dict(below_head, strict=False)
     pruned = {name: ~mask for name, mask in kept.items()}
-    return Prepared(flops=allocation.flops, transfer=Calibration(pruned, penalty=settings.penalty))
+    return Prepared(
+        flops=allocation.flops, tensors=anchor_tensors(pruned, dict(model.named_parameters()))
+    )
 
 
-def rebuild(model: nn.Module, structure: Mapping[str, Any], recipe: Recipe) -> Transfer:
-    """Does nothing to the structure, and needs no source task: weights are in the checkpoint."""
+def transfer(recipe: Recipe, structure: Mapping[str, Any]) -> Transfer:
+    """Returns the calibration on the target."""
     settings = _Settings.read(recipe.settings)
     return Calibration(penalty=settings.penalty) if settings.sparsity > 0 else Transfer()
 
 
 class Calibration(AnchoredTransfer):
-    """Holds the kept weights as they are, and keeps the pruned ones small."""
+    """Holds the kept weights as they are, and keeps the pruned ones small.
 
-    def __init__(self, pruned: Masks | None = None, *, penalty: float) -> None:
-        """`pruned` is True where a weight is free to learn the target; None until `restore`."""
-        super().__init__(pruned)
+    Its masks are True where a weight was pruned and is free to learn the target.
+    """
+
+    def __init__(self, *, penalty: float) -> None:
+        super().__init__()
         self._penalty = penalty
 
     def penalty(self, *, step: int, total_steps: int) -> Tensor | None:
@@ -123,8 +126,9 @@ class _Allocation:
         self._size = max(2, context.recipe.batch_size)  # batch norms need a variance
         self._model = source.model.requires_grad_()
         train_mode(self._model)
-        self._transfer = MaskedTransfer(kept)
+        self._transfer = MaskedTransfer()
         self._transfer.attach(self._model)
+        self._transfer.set_masks(kept)
         self._cost = count_flops(self._model, resolution=context.recipe.resolution)
         self._learner = Learner(
             self._model,
@@ -160,7 +164,7 @@ class _Allocation:
                 raise InfeasibleError(reason, spent_flops=self.flops)
         self._learner.average.settle(self._batches(steps, settling), hold=self._transfer.hold)
         self.flops += settling_flops
-        return self._transfer.finished(self._learner.average.model)
+        return self._transfer.plain_model(self._learner.average.model)
 
     def _batches(self, first: int, number: int) -> Iterator[Tensor]:
         for step in range(first, first + number):

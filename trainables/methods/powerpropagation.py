@@ -3,13 +3,13 @@
 From the paper (arXiv 2110.00296): w = theta |theta|^(alpha - 1), with theta starting at
 sign(u) |u|^(1 / alpha) for the weight u, so that the network begins as it was; then the weights
 of least magnitude are pruned. Ours: u is pretrained; pruning is one cut over all layers together,
-after a share of the steps, and what stays is trained on under the mask; norms, biases and head are
+after a share of the steps, and the rest is trained on under the mask; norms, biases and head are
 neither reparametrised nor pruned. Weight decay acts on theta, as it does in any optimiser, which
 shrinks w alpha times as fast. At step 0 the weights equal the backbone's but for rounding, 1e-6 of
 their size. A weight of exactly zero has no gradient while alpha is above 1, and stays.
 
 A rung before the cut measures and exports the model as the cut would leave it, at once and without
-further training: whatever a sweep compares is as sparse as asked.
+further training: every model that a sweep compares is as sparse as asked.
 
 Settings: `alpha` in [1, 5]; `sparsity` in [0, 1), the share of the weights below the head that go;
 `prune_at` in [0, 1], the share of the steps before the cut, where 1 never trains the pruned model
@@ -24,14 +24,13 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from search_spaces.recipe import Recipe, Setting
+from search_spaces.recipe import Recipe
 from trainables.backbones.layers import backbone_weights
 from trainables.mechanisms.masks import MaskedTransfer, Masks
 from trainables.mechanisms.reparametrization import merge, originals, reparametrize
-from trainables.mechanisms.sparsity import Scope, check_sparsity, keep_largest, kept_values
-from trainables.mechanisms.trained_depth import check_depth
-from trainables.method import Conditions, MethodContext, Prepared, Transfer
-from trainables.settings import Settings
+from trainables.mechanisms.sparsity import SparsityScope, check_sparsity, keep_largest, kept_values
+from trainables.method import Conditions, Transfer
+from trainables.settings import Settings, check_depth
 
 
 class _Settings(Settings):
@@ -47,14 +46,14 @@ def check(recipe: Recipe, conditions: Conditions) -> None:
     check_sparsity(conditions.model, settings.sparsity)
 
 
-def prepare(model: nn.Module, context: MethodContext) -> Prepared:
-    """Does nothing yet: weights are reparametrised once training begins."""
-    return Prepared(flops=0.0, transfer=_transfer(context.recipe.settings))
-
-
-def rebuild(model: nn.Module, structure: Mapping[str, Any], recipe: Recipe) -> Transfer:
-    """Does nothing to the structure."""
-    return _transfer(recipe.settings)
+def transfer(recipe: Recipe, structure: Mapping[str, Any]) -> Transfer:
+    """Returns a transfer that trains powers of the weights and cuts them."""
+    settings = _Settings.read(recipe.settings)
+    if settings.alpha == 1 and settings.sparsity == 0:
+        return Transfer()
+    return Powerpropagation(
+        alpha=settings.alpha, sparsity=settings.sparsity, prune_at=settings.prune_at
+    )
 
 
 class Power(nn.Module):
@@ -90,7 +89,7 @@ class Powerpropagation(MaskedTransfer):
         self.weights = self._thetas(model)
         self.set_masks({n: torch.ones_like(w, dtype=torch.bool) for n, w in self.weights.items()})
 
-    def begin_step(self, *, step: int, total_steps: int) -> None:
+    def before_forward(self, *, step: int, total_steps: int) -> None:
         if step == round(self._prune_at * total_steps):
             self.set_masks(self._chosen(self.weights))
 
@@ -102,14 +101,14 @@ class Powerpropagation(MaskedTransfer):
         for name, theta in thetas.items():
             theta.mul_(masks[name])
 
-    def finished(self, model: nn.Module) -> nn.Module:
+    def plain_model(self, model: nn.Module) -> nn.Module:
         pruned = deepcopy(model)
         self.hold(pruned)
         merge(pruned)
         return pruned
 
     def updated_params(self, model: nn.Module) -> int:
-        """What is trained, without the values that are pruned or that a rung leaves out."""
+        """Counts the trained values without those that are pruned or that a rung leaves out."""
         pruned = sum(self._sizes) - kept_values(self._sizes, self._sparsity)
         return Transfer.updated_params(self, model) - pruned
 
@@ -118,19 +117,10 @@ class Powerpropagation(MaskedTransfer):
         return any(self.zero_shares().values())
 
     def _thetas(self, model: nn.Module) -> dict[str, nn.Parameter]:
-        """What is trained in the place of each weight, by the weight's name."""
+        """The parameters trained in the place of each weight, by the weight's name."""
         return originals(model) if self._alpha > 1 else backbone_weights(model)
 
     def _chosen(self, thetas: Mapping[str, Tensor]) -> Masks:
         """Masks of the largest weights, which are those of the largest theta."""
         scores = {name: theta.detach().abs() for name, theta in thetas.items()}
-        return keep_largest(scores, sparsity=self._sparsity, scope=Scope.GLOBAL)
-
-
-def _transfer(given: Mapping[str, Setting]) -> Transfer:
-    settings = _Settings.read(given)
-    if settings.alpha == 1 and settings.sparsity == 0:
-        return Transfer()
-    return Powerpropagation(
-        alpha=settings.alpha, sparsity=settings.sparsity, prune_at=settings.prune_at
-    )
+        return keep_largest(scores, sparsity=self._sparsity, scope=SparsityScope.GLOBAL)

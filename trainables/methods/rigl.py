@@ -9,12 +9,12 @@ no compute is added. Nothing moves from T_end on.
 
 Ours, in the spirit of the paper: transfer, so that the first masks keep the largest pretrained
 weights of each layer rather than random ones; T_end at three quarters of the steps; a number of
-updates, evenly spread until then, rather than of steps between them, for budgets differ by orders
-of magnitude. The step of an update still trains the connections that are kept (the paper's takes
-none), while those that are grown wait at zero for the next. A layer never drops more than it has
-room to grow, so that dense ones stay as they are. The optimiser's moments of grown connections are
-what they were. What a rung measures is the average under the masks of its step: it has the number
-of zeros asked for, and more only where a connection that was just grown is zero still.
+updates, evenly spread until then, rather than of steps between them, because budgets differ by
+orders of magnitude. The step of an update still trains the connections that are kept (the paper's
+takes none), while those that are grown wait at zero for the next. A layer never drops more than it
+has room to grow, so that dense ones stay as they are. The optimiser keeps its moments of
+connections that are grown. A rung measures the average under the masks of its step: it has the
+number of zeros asked for, and more only where a connection that was just grown is zero still.
 
 Settings: `sparsity` in [0, 1), of all convolutions and linear layers below the head together,
 rounded as `trainables.mechanisms.sparsity` says; `distribution` (erk, uniform); `update_fraction`
@@ -34,23 +34,22 @@ from torch import Tensor, nn
 
 from search_spaces.recipe import Recipe
 from trainables.backbones.layers import backbone_weights
-from trainables.mechanisms.masks import MaskedTransfer, Masks
+from trainables.mechanisms.masks import MaskedTransfer, mask_tensors
 from trainables.mechanisms.sparsity import (
     check_sparsity,
     erdos_renyi_counts,
     keep_counts,
     uniform_counts,
 )
-from trainables.mechanisms.trained_depth import check_depth
 from trainables.method import Conditions, MethodContext, Prepared, Transfer
-from trainables.settings import Settings
+from trainables.settings import Settings, check_depth
 
 END = 0.75
 """Share of the steps after which connections stay where they are."""
 
 
 class Distribution(StrEnum):
-    """How the values that stay are spread over the layers."""
+    """The way in which the values that stay are spread over the layers."""
 
     ERK = "erk"
     """Erdos-Renyi-Kernel: small layers are denser."""
@@ -78,11 +77,11 @@ def prepare(model: nn.Module, context: MethodContext) -> Prepared:
     settings = _Settings.read(context.recipe.settings)
     if settings.sparsity == 0:
         return Prepared(flops=0.0)
-    return Prepared(flops=0.0, transfer=RigL(settings, _first_masks(model, settings)))
+    return Prepared(flops=0.0, tensors=mask_tensors(_first_masks(model, settings)))
 
 
-def rebuild(model: nn.Module, structure: Mapping[str, Any], recipe: Recipe) -> Transfer:
-    """Leaves the structure as it is; the masks come with the checkpoint."""
+def transfer(recipe: Recipe, structure: Mapping[str, Any]) -> Transfer:
+    """Returns a transfer whose masks move."""
     settings = _Settings.read(recipe.settings)
     return RigL(settings) if settings.sparsity > 0 else Transfer()
 
@@ -90,28 +89,28 @@ def rebuild(model: nn.Module, structure: Mapping[str, Any], recipe: Recipe) -> T
 class RigL(MaskedTransfer):
     """Moves the masks, of which each keeps its number of free values."""
 
-    def __init__(self, settings: _Settings, masks: Masks | None = None) -> None:
-        super().__init__(masks)
+    def __init__(self, settings: _Settings) -> None:
+        super().__init__()
         self._settings = settings
         self._grown: dict[str, Tensor] = {}  # by the update of this step
 
     @torch.no_grad()
-    def before_step(self, *, step: int, total_steps: int) -> None:
+    def after_backward(self, *, step: int, total_steps: int) -> None:
         fraction = self._fraction(step, total_steps)
         self._grown = self._move(fraction) if fraction > 0 else {}
-        super().before_step(step=step, total_steps=total_steps)
+        super().after_backward(step=step, total_steps=total_steps)
         for name, grown in self._grown.items():
             if (gradient := self.weights[name].grad) is not None:
                 gradient.masked_fill_(grown, 0.0)
 
     @torch.no_grad()
-    def after_step(self, *, step: int, total_steps: int) -> None:
-        super().after_step(step=step, total_steps=total_steps)
+    def after_update(self, *, step: int, total_steps: int) -> None:
+        super().after_update(step=step, total_steps=total_steps)
         for name, grown in self._grown.items():  # momentum moves them without a gradient
             self.weights[name].masked_fill_(grown, 0.0)
 
     def _fraction(self, step: int, total_steps: int) -> float:
-        """Of a layer's connections, what moves in this step: 0 where no update is due."""
+        """Share (0-1) of a layer's connections that this step moves; 0 where no update is due."""
         end = floor(END * total_steps)
         intervals = self._settings.updates + 1
         if not 0 < step < end or step * intervals // end == (step - 1) * intervals // end:
@@ -119,7 +118,7 @@ class RigL(MaskedTransfer):
         return self._settings.update_fraction / 2 * (1 + cos(pi * step / end))
 
     def _move(self, fraction: float) -> dict[str, Tensor]:
-        """Drops and grows; where it grew, by weight."""
+        """Drops and grows connections; returns masks of the grown ones, by weight."""
         moved, grown = {}, {}
         for name, weight in self.weights.items():
             mask = self.masks[name]

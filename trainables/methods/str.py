@@ -2,15 +2,15 @@
 
 From the paper (arXiv 2002.03231): w = sign(v) ReLU(|v| - g(s)) with one learned s a layer, trained
 by the gradient together with v, so that the layers share out the sparsity among themselves; weight
-decay on s drives the thresholds up. How sparse the model ends is therefore not asked for but
-found, and reported.
+decay on s drives the thresholds up. The final sparsity is therefore not asked for but found, and
+reported.
 
 Ours, for a transfer of a few hundred steps from pretrained weights: g is in units of the layer's
-mean |v| at the start, for layers differ in scale, g(s) = mean |v| e^(level + s), s starting at 0.
-In place of weight decay on s, which the recipe's optimisers do not apply to vectors and which
-would push differently at each learning rate, `level` goes from log `initial_threshold` to log
-`final_threshold` over the first three quarters of the steps: what is learned are the layers'
-deviations from it. Norms, biases and head have no threshold.
+mean |v| at the start, because layers differ in scale, g(s) = mean |v| e^(level + s), with s = 0 at
+first. In place of weight decay on s, which the recipe's optimisers do not apply to vectors and
+which would push differently at each learning rate, `level` goes from log `initial_threshold` to log
+`final_threshold` over the first three quarters of the steps: each layer learns its deviation from
+it. Norms, biases and head have no threshold.
 
 Settings, in units of a layer's mean |v|: `initial_threshold` and `final_threshold` in [0, 4], the
 first at most the second. With both 0 it is plain finetuning; else both are above 0. A threshold of
@@ -27,7 +27,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from search_spaces.recipe import Recipe, Setting
+from search_spaces.recipe import Recipe
 from trainables.mechanisms.reparametrization import (
     merge,
     originals,
@@ -35,9 +35,8 @@ from trainables.mechanisms.reparametrization import (
     reparametrize,
 )
 from trainables.mechanisms.sparsity import check_sparsity
-from trainables.mechanisms.trained_depth import check_depth
-from trainables.method import Conditions, MethodContext, Prepared, Transfer
-from trainables.settings import Settings
+from trainables.method import Conditions, Transfer
+from trainables.settings import Settings, check_depth
 
 RISE = 0.75
 """Share of the steps over which the level rises."""
@@ -69,14 +68,14 @@ def check(recipe: Recipe, conditions: Conditions) -> None:
     check_sparsity(conditions.model, 0.0)
 
 
-def prepare(model: nn.Module, context: MethodContext) -> Prepared:
-    """Does nothing yet: weights are reparametrised once training begins."""
-    return Prepared(flops=0.0, transfer=_transfer(context.recipe.settings))
-
-
-def rebuild(model: nn.Module, structure: Mapping[str, Any], recipe: Recipe) -> Transfer:
-    """Does nothing to the structure."""
-    return _transfer(recipe.settings)
+def transfer(recipe: Recipe, structure: Mapping[str, Any]) -> Transfer:
+    """Returns a transfer that learns the thresholds."""
+    settings = _Settings.read(recipe.settings)
+    if settings.initial_threshold == 0:
+        return Transfer()
+    return SoftThresholding(
+        initial_threshold=settings.initial_threshold, final_threshold=settings.final_threshold
+    )
 
 
 class SoftThreshold(nn.Module):
@@ -93,7 +92,7 @@ class SoftThreshold(nn.Module):
 
     @property
     def threshold(self) -> Tensor:
-        """Below which size values are zero [1]."""
+        """Size [1] below which values are zero."""
         return self.scale * (self.level + self.s).exp()
 
     def forward(self, v: Tensor) -> Tensor:
@@ -102,7 +101,7 @@ class SoftThreshold(nn.Module):
 
 
 class SoftThresholding(Transfer):
-    """Trains a threshold a layer beside the weights; the finished model has the zeros it found."""
+    """Trains one threshold for each layer with the weights; the plain model has the zeros found."""
 
     def __init__(self, *, initial_threshold: float, final_threshold: float) -> None:
         self._initial = log(initial_threshold)
@@ -113,7 +112,7 @@ class SoftThresholding(Transfer):
         reparametrize(model, lambda weight: SoftThreshold(weight, level=self._initial))
         self._model = model
 
-    def begin_step(self, *, step: int, total_steps: int) -> None:
+    def before_forward(self, *, step: int, total_steps: int) -> None:
         risen = min(1.0, (step + 1) / (RISE * total_steps))
         level = self._initial + risen * (self._final - self._initial)
         for part in parametrizations(self._model).values():
@@ -122,19 +121,19 @@ class SoftThresholding(Transfer):
             values, zeros = originals(self._model), _zeros(self._model)
             self._zero_shares = {name: zeros[name] / v.numel() for name, v in values.items()}
 
-    def finished(self, model: nn.Module) -> nn.Module:
+    def plain_model(self, model: nn.Module) -> nn.Module:
         plain = deepcopy(model)
         merge(plain)
         return plain
 
     def updated_params(self, model: nn.Module) -> int:
-        """Of the plain model, without the values that are zero as the trained model is now."""
+        """Counts the plain model's values without those that are zero in the trained model now."""
         zeros = _zeros(model)
         thresholds = len(zeros)
         return super().updated_params(model) - thresholds - sum(zeros.values())
 
     def zero_shares(self) -> Mapping[str, float]:
-        """As last counted, `COUNT_PERIOD` steps ago at most."""
+        """Returns the shares as last counted, `COUNT_PERIOD` steps ago at most."""
         return self._zero_shares
 
     def state(self) -> dict[str, Any]:
@@ -146,16 +145,7 @@ class SoftThresholding(Transfer):
 
 @torch.no_grad()
 def _zeros(model: nn.Module) -> dict[str, int]:
-    """How many values of each weight its threshold makes zero."""
+    """Counts the values of each weight that its threshold makes zero."""
     values = originals(model)
     counts = [(part(values[n]) == 0).sum() for n, part in parametrizations(model).items()]
     return dict(zip(values, torch.stack(counts).tolist(), strict=True))
-
-
-def _transfer(given: Mapping[str, Setting]) -> Transfer:
-    settings = _Settings.read(given)
-    if settings.initial_threshold == 0:
-        return Transfer()
-    return SoftThresholding(
-        initial_threshold=settings.initial_threshold, final_threshold=settings.final_threshold
-    )

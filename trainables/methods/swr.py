@@ -2,8 +2,8 @@
 
 From the paper: a policy network decides where the pretrained weights get a delta, under a
 constraint on how many parameters are updated; it is used only during transfer, and afterwards the
-deltas are merged and inference costs what the backbone's does. In the spirit of the paper in all
-else, for the rest was not readable.
+deltas are merged and inference costs what the backbone's does. All else is in the spirit of the
+paper, because the rest of it was not readable.
 
 Ours: one decision a filter (output channel) or a layer, by `granularity`. The policy is a network
 of two layers over what is known of a unit (depth, size, size of its pretrained values, rank among
@@ -28,7 +28,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from search_spaces.recipe import Recipe, Setting
+from search_spaces.recipe import Recipe
 from trainables.backbones.layers import backbone_weights
 from trainables.learning.optimizers import (
     optimizer_numbers,
@@ -45,7 +45,7 @@ CHOOSING = 0.5
 POLICY_RATE = 0.002
 """Learning rate of the policy's Adam: at ten times it, nearly all gates close in ten steps."""
 TEMPERATURE = 1.0
-"""Of the sigmoid: the smaller, the closer soft gates are to hard ones."""
+"""Temperature of the sigmoid: the smaller, the closer soft gates are to hard ones."""
 EMBEDDING = 8
 """Values that the policy learns of each unit alone."""
 HIDDEN = 32
@@ -67,21 +67,28 @@ def check(recipe: Recipe, conditions: Conditions) -> None:
 
 
 def prepare(model: nn.Module, context: MethodContext) -> Prepared:
-    """Does nothing yet: deltas and policy come with `attach`."""
-    transfer = _transfer(context.recipe.settings, seed=context.seed)
-    return Prepared(flops=0.0, structure={"seed": context.seed}, transfer=transfer)
+    """Leaves the model as it is and notes the seed of the policy and the gates."""
+    return Prepared(flops=0.0, structure={"seed": context.seed})
 
 
-def rebuild(model: nn.Module, structure: Mapping[str, Any], recipe: Recipe) -> Transfer:
-    """Does nothing to the structure, which only names the seed of the gates."""
-    return _transfer(recipe.settings, seed=structure["seed"])
+def transfer(recipe: Recipe, structure: Mapping[str, Any]) -> Transfer:
+    """Returns deltas behind gates that a policy draws."""
+    settings = _Settings.read(recipe.settings)
+    if settings.budget == 1:
+        return Transfer()
+    return Swr(
+        budget=settings.budget,
+        granularity=settings.granularity,
+        penalty=settings.penalty,
+        seed=structure["seed"],
+    )
 
 
 class Policy(nn.Module):
-    """Logits [units] of whether each unit of a model's weights is updated."""
+    """A network that gives the logits [units] of updating each unit of a model's weights."""
 
     def __init__(self, features: Tensor, *, seed: int) -> None:
-        """`features` [units, F] are what is known of the units, each column of mean 0 and size 1.
+        """`features` [units, F] describe the units, each column with mean 0 and deviation 1.
 
         The first logits are all 0.
         """
@@ -130,7 +137,7 @@ class Swr(GatedTransfer):
     def scores(self) -> Tensor:
         return self._logits
 
-    def begin_step(self, *, step: int, total_steps: int) -> None:
+    def before_forward(self, *, step: int, total_steps: int) -> None:
         if self.settled:
             return
         logits = self.policy()
@@ -141,16 +148,16 @@ class Swr(GatedTransfer):
         self._expected = (self._sizes * torch.sigmoid(logits)).sum()
         open_gates(self.deltas, self._soft > 0.5)
 
-    def before_step(self, *, step: int, total_steps: int) -> None:
+    def after_backward(self, *, step: int, total_steps: int) -> None:
         if not self.settled:
             pull = torch.cat([_gradient(delta.score) for delta in self.deltas])
             over = torch.relu(self._expected / self.room - 1)
             self._adam.zero_grad()
             ((self._soft * pull).sum() + self._penalty * over).backward()
             self._adam.step()
-        GatedTransfer.before_step(self, step=step, total_steps=total_steps)
+        GatedTransfer.after_backward(self, step=step, total_steps=total_steps)
 
-    def after_step(self, *, step: int, total_steps: int) -> None:
+    def after_update(self, *, step: int, total_steps: int) -> None:
         if not self.settled and step + 1 >= ceil(CHOOSING * total_steps):
             self.settle()
 
@@ -173,10 +180,11 @@ class Swr(GatedTransfer):
 
 
 def unit_features(weights: list[Tensor], deltas: list[GatedDelta]) -> Tensor:
-    """What is known of every unit [units, 4]: depth, log size, log of its values' root mean
-    square, and by how many standard deviations that differs from its layer's mean.
+    """Describes every unit [units, 4] for the policy.
 
-    Each column is then of mean 0 and standard deviation 1, or all 0 where units do not differ.
+    The columns are depth, log size, log of the root mean square of its values, and by how many
+    standard deviations that differs from its layer's mean; each column is then brought to mean 0
+    and standard deviation 1, or is all 0 where units do not differ.
     """
     rows = []
     for depth, (weight, delta) in enumerate(zip(weights, deltas, strict=True)):
@@ -196,7 +204,10 @@ def _standard(values: Tensor) -> Tensor:
 
 
 def _gradient(score: nn.Parameter) -> Tensor:
-    """Flat; zero where the layer took no part. Taken away: no optimiser must move a score."""
+    """Takes the gradient away, so that no optimiser moves the score, and returns it flat.
+
+    It is zero where the layer took no part.
+    """
     gradient, score.grad = score.grad, None
     return torch.zeros_like(score).flatten() if gradient is None else gradient.flatten()
 
@@ -207,10 +218,3 @@ def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         for name, value in tensors.items()
         if name.startswith(prefix)
     }
-
-
-def _transfer(settings: Mapping[str, Setting], *, seed: int) -> Transfer:
-    read = _Settings.read(settings)
-    if read.budget == 1:
-        return Transfer()
-    return Swr(budget=read.budget, granularity=read.granularity, penalty=read.penalty, seed=seed)

@@ -1,8 +1,8 @@
 """TAPS: learning which layers must differ from the pretrained ones (arXiv 2203.16708).
 
-From the paper: a layer's weight is w + 1[s ≥ 0.1] · δ with a score s a layer, which starts at 0.15
-and learns straight through its gate; δ starts at 0; λ · mean|s| is added to the loss after
-a warm-up; norms and the head are the task's own. In step with the recipe's optimiser.
+From the paper: a layer's weight is w + 1[s ≥ 0.1] · δ with one score s for each layer, which starts
+at 0.15 and learns straight through its gate; δ starts at 0; λ · mean|s| is added to the loss after
+a warm-up; norms and the head are the task's own. The recipe's optimiser moves the scores too.
 
 Ours: the budget, a share of the backbone's parameters, norms included and the head left out. The
 warm-up, in which all layers move, is the first fifth of the steps (the paper's two epochs may be
@@ -22,11 +22,11 @@ from typing import Any
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
-from search_spaces.recipe import Recipe, Setting
+from search_spaces.recipe import Recipe
 from trainables.mechanisms.deltas import GatedTransfer, check_budget, open_gates
-from trainables.method import Conditions, MethodContext, Prepared, Transfer
+from trainables.method import Conditions, Transfer
 from trainables.settings import Settings
 
 FIRST_SCORE = 0.15
@@ -49,14 +49,12 @@ def check(recipe: Recipe, conditions: Conditions) -> None:
         check_budget(recipe, conditions, budget=settings.budget, per_filter=False)
 
 
-def prepare(model: nn.Module, context: MethodContext) -> Prepared:
-    """Does nothing yet: the deltas come with `attach`."""
-    return Prepared(flops=0.0, transfer=_transfer(context.recipe.settings))
-
-
-def rebuild(model: nn.Module, structure: Mapping[str, Any], recipe: Recipe) -> Transfer:
-    """Does nothing to the structure."""
-    return _transfer(recipe.settings)
+def transfer(recipe: Recipe, structure: Mapping[str, Any]) -> Transfer:
+    """Returns deltas behind gates that learn."""
+    settings = _Settings.read(recipe.settings)
+    if settings.budget == 1:
+        return Transfer()
+    return Taps(budget=settings.budget, penalty=settings.penalty)
 
 
 class Taps(GatedTransfer):
@@ -75,7 +73,7 @@ class Taps(GatedTransfer):
             return None
         return self._penalty * self._scores().abs().mean()
 
-    def after_step(self, *, step: int, total_steps: int) -> None:
+    def after_update(self, *, step: int, total_steps: int) -> None:
         if self.settled or step + 1 < ceil(WARM_UP * total_steps):
             return
         open_gates(self.deltas, self.choose())
@@ -83,8 +81,3 @@ class Taps(GatedTransfer):
 
     def _scores(self) -> Tensor:
         return torch.cat([delta.score.flatten() for delta in self.deltas])
-
-
-def _transfer(settings: Mapping[str, Setting]) -> Transfer:
-    read = _Settings.read(settings)
-    return Transfer() if read.budget == 1 else Taps(budget=read.budget, penalty=read.penalty)

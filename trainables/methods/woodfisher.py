@@ -8,7 +8,7 @@ for it. The masks are fixed through the transfer.
 Ours: the removed weights of a block go together, by the exact joint minimum where the paper adds up
 the updates of single ones; the gradients are those of the new task under a classifier that was just
 made; sparsity is reached in one shot; every layer keeps at least one weight; and batch norms may
-be re-estimated afterwards, for what reaches them has changed.
+be re-estimated afterwards, because their inputs have changed.
 
 Settings: `sparsity` in [0, 1) of all convolution and linear weights below the head, where 0
 switches the method off, heeds no other setting and is plain finetuning; `scope` (layer, global) in
@@ -19,7 +19,7 @@ While it prepares, memory holds the weights × `block_size` floats.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any
 
 import torch
 from pydantic import Field
@@ -28,21 +28,18 @@ from torch import Tensor, nn
 from search_spaces.recipe import Recipe
 from trainables.backbones.layers import backbone_weights
 from trainables.errors import InfeasibleError
-from trainables.learning.batch_norm import reestimate_batch_norm
+from trainables.mechanisms.batch_norm_repair import repair_batch_norms
 from trainables.mechanisms.block_fisher import BlockFisher
-from trainables.mechanisms.masks import MaskedTransfer
+from trainables.mechanisms.masks import MaskedTransfer, mask_tensors
 from trainables.mechanisms.sample_gradients import gradients_of, sample_gradients
-from trainables.mechanisms.sparsity import Scope, check_sparsity, keep_largest
+from trainables.mechanisms.sparsity import SparsityScope, check_sparsity, keep_largest
 from trainables.method import Conditions, MethodContext, Prepared, Transfer
 from trainables.settings import Settings
-
-CALIBRATION_IMAGES = 256
-"""Training images passed forward to re-estimate batch norms; their cost counts."""
 
 
 class _Settings(Settings):
     sparsity: float = Field(ge=0, lt=1)
-    scope: Literal["layer", "global"] = "global"
+    scope: Annotated[SparsityScope, Field(strict=False)] = SparsityScope.GLOBAL
     block_size: int = Field(default=32, ge=1)
     samples: int = Field(default=256, ge=1)
     dampening: float = Field(default=1e-5, gt=0)
@@ -58,8 +55,8 @@ def prepare(model: nn.Module, context: MethodContext) -> Prepared:
     """Removes weights, moves the others, and re-estimates batch norms.
 
     Costs, all counted: a forward and backward pass for each of `samples` images, without the
-    classifier's weight gradient; the algebra that `BlockFisher` tells; `CALIBRATION_IMAGES` forward
-    passes. Raises `InfeasibleError` where there is no image or the inverse is lost.
+    classifier's weight gradient; the algebra that `BlockFisher` counts; the forward passes of the
+    re-estimation. Raises `InfeasibleError` where there is no image or the inverse is lost.
     """
     settings = _Settings.read(context.recipe.settings)
     if settings.sparsity == 0:
@@ -67,8 +64,8 @@ def prepare(model: nn.Module, context: MethodContext) -> Prepared:
     return _Preparation(model, context, settings).run()
 
 
-def rebuild(model: nn.Module, structure: Mapping[str, Any], recipe: Recipe) -> Transfer:
-    """Does nothing to the structure; the masks come with `restore`."""
+def transfer(recipe: Recipe, structure: Mapping[str, Any]) -> Transfer:
+    """Returns a transfer whose masks stay."""
     return Transfer() if _Settings.read(recipe.settings).sparsity == 0 else MaskedTransfer()
 
 
@@ -93,7 +90,7 @@ class _Preparation:
             scores = {n: f.loss_increases(self._weights[n]) for n, f in fishers.items()}
         except InfeasibleError as error:
             raise InfeasibleError(str(error), spent_flops=self._flops + algebra) from error
-        masks = keep_largest(scores, sparsity=settings.sparsity, scope=Scope(settings.scope))
+        masks = keep_largest(scores, sparsity=settings.sparsity, scope=settings.scope)
         with torch.no_grad():
             for name, weight in self._weights.items():
                 fisher = fishers.pop(name)
@@ -101,8 +98,9 @@ class _Preparation:
                 weight.copy_(fisher.without(weight, masks[name]))
                 algebra += fisher.flops - before
         self._flops += algebra
-        self._repair()
-        return Prepared(flops=self._flops, transfer=MaskedTransfer(masks))
+        if settings.batch_norm_repair:
+            self._flops += repair_batch_norms(self._model, self._context)
+        return Prepared(flops=self._flops, tensors=mask_tensors(masks))
 
     def _fishers(self, batches: Sequence[tuple[Tensor, Tensor]]) -> dict[str, BlockFisher]:
         images = sum(len(labels) for _, labels in batches)
@@ -121,10 +119,3 @@ class _Preparation:
                     fisher.add(gradients[name])
             self._flops += images * self._context.train_flops()
         return fishers
-
-    def _repair(self) -> None:
-        if not self._settings.batch_norm_repair:
-            return
-        batches = self._context.calibration(CALIBRATION_IMAGES)
-        if images := reestimate_batch_norm(self._model, batches):
-            self._flops += images * self._context.forward_flops()

@@ -7,13 +7,17 @@ from torch import nn
 
 from tests.trainables.backbones.cifar_resnet import cifar_resnet
 from trainables.backbones.layers import (
+    below_head,
     classifier,
     classifier_name,
+    is_within,
     layer_of_parameter,
     norm_parameters,
     zero_share,
 )
 from trainables.errors import InputError
+
+HEAD_OF_CONVNEXT = ("head.fc.weight", "head.fc.bias")
 
 
 def owners(layers: dict[str, int]) -> list[list[str]]:
@@ -49,6 +53,27 @@ def test_the_head_of_a_users_model_is_its_last_linear_layer() -> None:
     assert classifier_name(cifar_resnet(4)) == "linear"
     net = nn.Sequential(nn.Flatten(), nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2), nn.Dropout())
     assert classifier_name(net) == "3"
+
+
+@pytest.mark.parametrize(
+    ("name", "inside"),
+    [
+        ("fc", True),
+        ("fc.weight", True),
+        ("fc.parametrizations.weight.original", True),
+        ("fc2.weight", False),
+        ("layer1.fc.weight", False),
+    ],
+)
+def test_a_name_is_within_its_module_alone(name: str, inside: bool) -> None:
+    assert is_within(name, "fc") is inside
+
+
+def test_all_but_the_classifiers_parameters_lie_below_the_head() -> None:
+    made = timm.create_model("test_convnext", num_classes=7)
+    names = list(below_head(made))
+    assert names == [n for n, _ in made.named_parameters() if n not in HEAD_OF_CONVNEXT]
+    assert "head.norm.weight" in names
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from trainables.learning.batch_norm import reestimate_batch_norm, trained_batch_
 from trainables.learning.freezing import train_mode
 from trainables.learning.learner import Learner
 from trainables.learning.precision import Precision
-from trainables.mechanisms.anchors import AnchoredTransfer
+from trainables.mechanisms.anchors import AnchoredTransfer, anchor_tensors
 from trainables.mechanisms.masks import Masks
 
 NAMES = ("conv1.0.weight", "layer1.0.bn1.weight", "layer4.0.conv2.weight", "layer2.0.bn2.bias")
@@ -37,8 +37,15 @@ def some_masks(model: nn.Module) -> Masks:
     return {n: torch.rand(model.get_parameter(n).shape, generator=draws) < 0.3 for n in NAMES}
 
 
-def learner_of(model: nn.Module, transfer: AnchoredTransfer, **changes: Any) -> Learner:
+def anchored(model: nn.Module, masks: Masks) -> AnchoredTransfer:
+    """A transfer at work on the model, which holds what the masks do not free at its values."""
+    transfer = AnchoredTransfer(frozen=FROZEN)
     transfer.attach(model)
+    transfer.restore(anchor_tensors(masks, model.state_dict()), {})
+    return transfer
+
+
+def learner_of(model: nn.Module, transfer: AnchoredTransfer, **changes: Any) -> Learner:
     train_mode(model)
     recipe = make_recipe(learning_rate=0.05, weight_decay=0.1, **changes)
     return Learner(
@@ -69,14 +76,14 @@ def test_held_values_are_bit_identical_and_free_ones_move(changes: dict[str, Any
     model = backbone()
     before = deepcopy(model.state_dict())
     masks = some_masks(model)
-    transfer = AnchoredTransfer(masks, frozen=FROZEN)
+    transfer = anchored(model, masks)
     learner = learner_of(model, transfer, **changes)
     for step in range(STEPS):
         learn(learner, step=step)
         assert_held(model, masks, before)
     images = torch.randn(8, 3, 32, 32)
     learner.average.settle([images])
-    finished = transfer.finished(learner.average.model)
+    finished = transfer.plain_model(learner.average.model)
     assert_held(finished, masks, before)
     for name, mask in masks.items():
         assert (finished.get_parameter(name)[mask] != before[name][mask]).all(), name
@@ -86,21 +93,20 @@ def test_held_values_are_bit_identical_and_free_ones_move(changes: dict[str, Any
 
 def test_a_schedule_free_averages_norms_follow_the_held_weights() -> None:
     model = backbone()
-    masks = some_masks(model)
-    transfer = AnchoredTransfer(masks, frozen=FROZEN)
+    transfer = anchored(model, some_masks(model))
     learner = learner_of(model, transfer, **OPTIMIZERS[-1])
     for step in range(STEPS):
         learn(learner, step=step)
     images = [torch.randn(8, 3, 32, 32)]
     learner.average.settle(images, hold=transfer.hold)
-    finished = transfer.finished(learner.average.model)
+    finished = transfer.plain_model(learner.average.model)
     assert finished is learner.average.model
     expected = deepcopy(finished)
     reestimate_batch_norm(expected, images, only=trained_batch_norms(model))
     for name, value in finished.state_dict().items():
         assert torch.equal(value, expected.state_dict()[name]), name
     learner.average.settle(images)
-    drifted = transfer.finished(learner.average.model)
+    drifted = transfer.plain_model(learner.average.model)
     assert not torch.equal(
         drifted.get_buffer("conv1.1.running_var"), expected.get_buffer("conv1.1.running_var")
     )
@@ -108,12 +114,11 @@ def test_a_schedule_free_averages_norms_follow_the_held_weights() -> None:
 
 def test_what_is_held_already_is_not_copied() -> None:
     model = backbone()
-    transfer = AnchoredTransfer(some_masks(model))
-    transfer.attach(model)
-    assert transfer.finished(model) is model
+    transfer = anchored(model, some_masks(model))
+    assert transfer.plain_model(model) is model
     with torch.no_grad():
         model.get_parameter(NAMES[0]).mul_(2)
-    finished = transfer.finished(model)
+    finished = transfer.plain_model(model)
     assert finished is not model
     assert (model.get_parameter(NAMES[0]) == 2 * transfer.anchors[NAMES[0]]).all()
 
@@ -121,8 +126,7 @@ def test_what_is_held_already_is_not_copied() -> None:
 def test_updated_params_are_the_free_values() -> None:
     model = backbone()
     masks = some_masks(model)
-    transfer = AnchoredTransfer(masks, frozen=FROZEN)
-    transfer.attach(model)
+    transfer = anchored(model, masks)
     held = sum(int((~mask).sum()) for mask in masks.values())
     frozen = model.get_parameter(FROZEN[0])
     assert not frozen.requires_grad
@@ -138,8 +142,7 @@ def test_a_restored_transfer_holds_the_first_ones_anchors() -> None:
     model = backbone()
     before = deepcopy(model.state_dict())
     masks = some_masks(model)
-    first = AnchoredTransfer(masks, frozen=FROZEN)
-    first.attach(model)
+    first = anchored(model, masks)
     moved = backbone()
     with torch.no_grad():
         for parameter in moved.parameters():
@@ -147,7 +150,7 @@ def test_a_restored_transfer_holds_the_first_ones_anchors() -> None:
     second = AnchoredTransfer(frozen=FROZEN)
     second.attach(moved)
     second.restore(first.tensors(), first.state())
-    second.after_step(step=0, total_steps=1)
+    second.after_update(step=0, total_steps=1)
     for name, mask in masks.items():
         assert torch.equal(moved.get_parameter(name)[~mask], before[name][~mask])
         assert torch.equal(moved.get_parameter(name)[mask], before[name][mask] + 1)

@@ -14,7 +14,7 @@ from trainables.learning.batch_norm import reestimate_batch_norm
 from trainables.learning.freezing import freeze_below, train_mode
 from trainables.learning.learner import Learner
 from trainables.learning.precision import Precision
-from trainables.mechanisms.masks import MaskedTransfer, apply_masks
+from trainables.mechanisms.masks import MaskedTransfer, Masks, apply_masks, mask_tensors
 
 STEPS = 6
 KINDS: list[dict[str, Any]] = [
@@ -39,8 +39,15 @@ def random_masks(of: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def learner(of: nn.Module, transfer: MaskedTransfer, **changes: Any) -> Learner:
+def masked(of: nn.Module, masks: Masks | None = None) -> MaskedTransfer:
+    """A transfer at work on the model, which holds to the masks."""
+    transfer = MaskedTransfer()
     transfer.attach(of)
+    transfer.set_masks(masks or {})
+    return transfer
+
+
+def learner(of: nn.Module, transfer: MaskedTransfer, **changes: Any) -> Learner:
     train_mode(of)
     return Learner(
         of,
@@ -69,13 +76,13 @@ def held_values(of: nn.Module, masks: dict[str, Tensor]) -> Tensor:
 def test_what_is_held_is_zero_after_every_step_and_the_rest_learns(changes: dict[str, Any]) -> None:
     net = model()
     masks, before = random_masks(net), {n: w.clone() for n, w in backbone_weights(net).items()}
-    transfer = MaskedTransfer(masks)
+    transfer = masked(net, masks)
     one = learner(net, transfer, **changes)
     for step in range(STEPS):
         learn(one, range(step, step + 1))
         assert not held_values(net, masks).any()
         one.average.settle([torch.randn(8, 3, 16, 16)])
-        finished = transfer.finished(one.average.model)
+        finished = transfer.plain_model(one.average.model)
         assert not held_values(finished, masks).any()
     for name, weight in backbone_weights(net).items():
         assert (weight[masks[name]] != before[name][masks[name]]).float().mean() > 0.9
@@ -84,19 +91,20 @@ def test_what_is_held_is_zero_after_every_step_and_the_rest_learns(changes: dict
 def test_held_values_have_no_gradient_before_it_is_clipped() -> None:
     net = model()
     masks = random_masks(net)
-    learn(learner(net, MaskedTransfer(masks)), range(1))
+    learn(learner(net, masked(net, masks)), range(1))
     grads = {name: w.grad for name, w in backbone_weights(net).items() if w.grad is not None}
     assert grads
     assert not any(grad[~masks[name]].any() for name, grad in grads.items())
 
 
-def test_a_model_that_is_masked_already_is_finished_as_it_is() -> None:
-    net, transfer = model(), MaskedTransfer(random_masks(model()))
-    assert transfer.finished(net) is net, "nothing is masked before it is attached"
+def test_a_model_that_is_masked_already_is_not_copied() -> None:
+    net, transfer = model(), MaskedTransfer()
     transfer.attach(net)
-    assert transfer.finished(net) is net
+    assert transfer.plain_model(net) is net, "nothing is masked before masks are set"
+    transfer.set_masks(random_masks(net))
+    assert transfer.plain_model(net) is net
     dense = model()
-    finished = transfer.finished(dense)
+    finished = transfer.plain_model(dense)
     assert finished is not dense
     assert not held_values(finished, transfer.masks).any()
     assert held_values(dense, transfer.masks).all(), "the average stays as it is"
@@ -104,7 +112,7 @@ def test_a_model_that_is_masked_already_is_finished_as_it_is() -> None:
 
 def test_masks_may_move_and_may_leave_weights_out() -> None:
     net = model()
-    transfer = MaskedTransfer()
+    transfer = masked(net)
     one = learner(net, transfer)
     assert set(transfer.zero_shares().values()) == {0.0}
     first, second, *_ = transfer.weights
@@ -122,16 +130,14 @@ def test_only_held_values_that_would_be_trained_are_not_updated() -> None:
     net = model()
     for name, parameter in net.named_parameters():
         parameter.requires_grad_(name.startswith("fc."))
-    transfer = MaskedTransfer(random_masks(net))
-    transfer.attach(net)
+    transfer = masked(net, random_masks(net))
     assert transfer.updated_params(net) == sum(p.numel() for p in net.fc.parameters())
 
 
 def test_restored_masks_are_those_that_were_saved() -> None:
-    masks = random_masks(model())
-    saved, fresh = MaskedTransfer(masks), MaskedTransfer()
-    saved.attach(model())
-    fresh.attach(net := model())
+    masks = random_masks(net := model())
+    saved, fresh = masked(model(), masks), masked(net)
+    assert saved.tensors().keys() == mask_tensors(masks).keys()
     fresh.restore(saved.tensors(), {})
     assert not held_values(net, masks).any()
     assert fresh.zero_shares() == saved.zero_shares()
@@ -149,12 +155,12 @@ def test_masks_are_applied_in_place() -> None:
 
 
 def test_a_schedule_free_average_is_masked_before_its_norms_are_made() -> None:
-    net, transfer = model(), MaskedTransfer(random_masks(model()))
+    transfer = masked(net := model(), random_masks(net))
     one = learner(net, transfer, **KINDS[2])
     learn(one, range(3))
     images = [torch.randn(8, 3, 16, 16)]
     one.average.settle(images, hold=transfer.hold)
-    finished = transfer.finished(one.average.model)
+    finished = transfer.plain_model(one.average.model)
     assert finished is one.average.model
     expected = finished.get_buffer("conv1.1.running_var").clone()
     reestimate_batch_norm(finished, images)
@@ -165,5 +171,5 @@ def test_masks_are_held_on_frozen_weights_too() -> None:
     net = model()
     masks = random_masks(net)
     freeze_below(net, trainable_depth=0.0)
-    learn(learner(net, MaskedTransfer(masks)), range(2))
+    learn(learner(net, masked(net, masks)), range(2))
     assert not held_values(net, masks).any()

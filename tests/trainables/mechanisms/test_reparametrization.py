@@ -5,7 +5,7 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
-from tests.trainables.methods.method_contract import pretrained
+from tests.trainables.methods.method_examples import pretrained
 from tests.trainables.recipes import SMALL
 from trainables.backbones import build as backbones
 from trainables.backbones.layers import backbone_weights

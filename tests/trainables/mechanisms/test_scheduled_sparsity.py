@@ -6,7 +6,7 @@ from torch import nn
 
 from tests.trainables.mechanisms.sparse_models import WEIGHTS, zeros, zeros_by_weight
 from trainables.mechanisms.scheduled_sparsity import ScheduledSparsity
-from trainables.mechanisms.sparsity import Scope
+from trainables.mechanisms.sparsity import SparsityScope
 
 SHARES = (0.0, 0.5, 0.5, 1.0, 0.0, 1.0)
 ASKED = round(0.8 * WEIGHTS)
@@ -18,7 +18,7 @@ def model() -> nn.Module:
     return made
 
 
-def scheduled(net: nn.Module, *, scope: Scope = Scope.LAYER) -> ScheduledSparsity:
+def scheduled(net: nn.Module, *, scope: SparsityScope = SparsityScope.LAYER) -> ScheduledSparsity:
     transfer = ScheduledSparsity(lambda step, _: SHARES[step], sparsity=0.8, scope=scope)
     transfer.attach(net)
     return transfer
@@ -32,13 +32,13 @@ def nudge(net: nn.Module) -> None:
 
 
 def test_zeros_follow_the_shares() -> None:
-    for scope in Scope:
+    for scope in SparsityScope:
         net = model()
         transfer = scheduled(net, scope=scope)
         for step, share in enumerate(SHARES):
-            transfer.begin_step(step=step, total_steps=len(SHARES))
+            transfer.before_forward(step=step, total_steps=len(SHARES))
             nudge(net)
-            transfer.after_step(step=step, total_steps=len(SHARES))
+            transfer.after_update(step=step, total_steps=len(SHARES))
             assert abs(zeros(net) - share * ASKED) <= 8
             if share == 1.0:
                 assert zeros(net) == ASKED
@@ -50,27 +50,27 @@ def test_masks_stay_while_the_schedule_does() -> None:
     moved = []
     for step in range(len(SHARES)):
         before = dict(transfer.masks)
-        transfer.begin_step(step=step, total_steps=len(SHARES))
+        transfer.before_forward(step=step, total_steps=len(SHARES))
         moved.append(any(transfer.masks[name] is not mask for name, mask in before.items()))
     assert moved == [False, True, False, True, True, True]
 
 
 def test_what_is_finished_is_compressed_from_what_the_masks_left() -> None:
-    for scope in Scope:
+    for scope in SparsityScope:
         net = model()
         transfer = scheduled(net, scope=scope)
         for step in range(2):
-            transfer.begin_step(step=step, total_steps=len(SHARES))
+            transfer.before_forward(step=step, total_steps=len(SHARES))
         average = model()
         nudge(average)
-        finished = transfer.finished(average)
+        finished = transfer.plain_model(average)
         assert zeros(finished) == ASKED
         assert zeros(average) == 0, "the average stays as it is"
         for name, mask in transfer.masks.items():
             assert not finished.get_parameter(name)[~mask].any()
         transfer.hold(average)
         assert zeros_by_weight(average) == zeros_by_weight(finished)
-        assert transfer.finished(average) is average
+        assert transfer.plain_model(average) is average
 
 
 def test_what_the_end_holds_at_zero_is_not_updated() -> None:
@@ -78,5 +78,5 @@ def test_what_the_end_holds_at_zero_is_not_updated() -> None:
     transfer = scheduled(net)
     expected = sum(p.numel() for p in net.parameters()) - ASKED
     assert transfer.updated_params(net) == expected
-    transfer.begin_step(step=1, total_steps=len(SHARES))
+    transfer.before_forward(step=1, total_steps=len(SHARES))
     assert transfer.updated_params(net) == expected

@@ -12,10 +12,11 @@ from torch import nn
 
 from search_spaces.recipe import Recipe
 from tests.trainables.contexts import make_context
-from tests.trainables.methods.method_contract import check
+from tests.trainables.methods.examples.filter_pruning import EXAMPLE
 from tests.trainables.recipes import make_recipe
 from trainables.costs.flops import count_flops
 from trainables.errors import InfeasibleError, InputError
+from trainables.mechanisms.batch_norm_repair import CALIBRATION_IMAGES
 from trainables.method import MethodContext
 from trainables.methods import filter_pruning
 from trainables.pruning import Criterion, PruningPlan, prune
@@ -23,24 +24,16 @@ from trainables.pruning.absorption import Absorbing
 from trainables.pruning.reductions import Reduction
 from trainables.pruning.ridge import fit_ridge
 
-SETTINGS: dict[str, Any] = {
-    "pruning_ratio": 0.5,
-    "criterion": "l2",
-    "width_rule": "inner",
-    "scope": "layer",
-    "batch_norm_repair": True,
-    "ridge_repair": False,
-}
-
 
 def context_for(
     model: nn.Module, *, images: int = 40, width_multiple: int = 1, **settings: Any
 ) -> MethodContext:
-    return make_context(model, SETTINGS | settings, images=images, width_multiple=width_multiple)
+    settings = {**EXAMPLE.settings, **settings}
+    return make_context(model, settings, images=images, width_multiple=width_multiple)
 
 
 def recipe_with(**settings: Any) -> Recipe:
-    return make_recipe(settings=settings, resolution=32)
+    return make_recipe(settings={**EXAMPLE.settings, **settings}, resolution=32)
 
 
 @pytest.fixture
@@ -61,7 +54,7 @@ def test_it_costs_the_forward_passes_of_the_pruned_model(model: nn.Module) -> No
 def test_it_looks_at_no_more_images_than_it_says(model: nn.Module) -> None:
     prepared = filter_pruning.prepare(model, context_for(model, images=1000))
     pruned = count_flops(model, resolution=32).forward_flops
-    assert prepared.flops == filter_pruning.CALIBRATION_IMAGES * pruned
+    assert prepared.flops == CALIBRATION_IMAGES * pruned
 
 
 def test_its_statistics_are_those_of_the_pruned_model(model: nn.Module) -> None:
@@ -79,7 +72,7 @@ def test_a_ratio_of_zero_leaves_everything_and_costs_nothing(model: nn.Module) -
     assert prepared.flops == 0
     after = model.state_dict()
     assert all(torch.equal(after[name], value) for name, value in before.items())
-    filter_pruning.rebuild(model, prepared.structure, recipe_with(pruning_ratio=0))
+    filter_pruning.reshape(model, prepared.structure, context.recipe)
     assert model.state_dict().keys() == before.keys()
 
 
@@ -90,7 +83,7 @@ def test_a_fresh_model_takes_the_structure_and_then_the_weights(
     context = context_for(model, width_rule=width_rule)
     prepared = filter_pruning.prepare(model, context)
     fresh = timm.create_model("test_resnet", num_classes=5)
-    filter_pruning.rebuild(fresh, prepared.structure, recipe_with(**context.recipe.settings))
+    filter_pruning.reshape(fresh, prepared.structure, context.recipe)
     fresh.load_state_dict(model.state_dict())
     images = torch.randn(2, 3, 32, 32)
     assert torch.equal(fresh.eval()(images), model.eval()(images))
@@ -135,9 +128,7 @@ def test_gradients_cost_passes_of_the_dense_model(model: nn.Module, criterion: s
 def test_the_ridge_correction_costs_dense_forward_passes_and_its_algebra(model: nn.Module) -> None:
     dense = count_flops(model, resolution=32).forward_flops
     context = context_for(model, ridge_repair=True)
-    alone = replace(
-        context, recipe=recipe_with(**SETTINGS | {"ridge_repair": True, "batch_norm_repair": False})
-    )
+    alone = replace(context, recipe=recipe_with(ridge_repair=True, batch_norm_repair=False))
     images = list(context.calibration(40))
     algebra: list[float] = []
 
@@ -187,39 +178,34 @@ def test_every_criterion_gives_the_same_model_twice(model: nn.Module, criterion:
     assert torch.equal(model.eval()(images), again.eval()(images))
 
 
-@pytest.mark.parametrize("settings", [{"pruning_ratio": 0}, {"pruning_ratio": 0.0}])
-def test_a_dense_recipe_needs_no_other_settings(settings: dict[str, Any]) -> None:
-    check(recipe_with(**settings))
+@pytest.mark.parametrize("ratio", [0, 0.0])
+def test_a_dense_recipe_needs_no_other_settings(ratio: float) -> None:
+    replace(EXAMPLE, settings={"pruning_ratio": ratio}).check()
 
 
 @pytest.mark.parametrize("ratio", [0, 0.0, 0.95])
 def test_sensible_settings_pass(ratio: float) -> None:
-    check(recipe_with(**SETTINGS | {"pruning_ratio": ratio}))
+    EXAMPLE.but(settings={"pruning_ratio": ratio}).check()
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("settings", "message"),
     [
-        ({"pruning_ratio": 1.0}, "pruning_ratio=1.0 must lie in \\[0, 1\\); 0 means dense"),
-        ({"pruning_ratio": -0.1}, "pruning_ratio=-0.1 must lie"),
-        ({"pruning_ratio": float("nan")}, "pruning_ratio=nan must lie"),
-        ({"pruning_ratio": True}, "pruning_ratio=True must lie"),
-        ({"pruning_ratio": "half"}, "pruning_ratio='half' must lie"),
-        ({"criterion": "l3"}, "criterion='l3' must be one of 'l1', 'l2', 'batch_norm_scale'"),
-        ({"width_rule": 1}, "width_rule=1 must be one of 'inner', 'all'"),
-        ({"scope": "network"}, "scope='network' must be one of 'layer', 'global', 'isomorphic'"),
-        ({"ridge_repair": 1}, "ridge_repair=1 must be true or false"),
-        ({"batch_norm_repair": "yes"}, "batch_norm_repair='yes' must be true or false"),
-        ({"rank": 4}, "has the settings pruning_ratio, .* and the recipe gives batch.*, rank"),
+        ({"pruning_ratio": 1.0}, "pruning_ratio=1.0 must be less than 1"),
+        ({"pruning_ratio": -0.1}, "pruning_ratio=-0.1 must be greater than or equal to 0"),
+        ({"criterion": "l3"}, "criterion='l3' must be 'l1', 'l2', 'batch_norm_scale'"),
+        ({"width_rule": 1}, "width_rule=1 must be 'inner' or 'all'"),
+        ({"scope": "network"}, "scope='network' must be 'layer', 'global' or 'isomorphic'"),
     ],
 )
-def test_settings_that_make_no_sense_are_refused(changes: dict[str, Any], message: str) -> None:
+def test_settings_that_make_no_sense_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        check(recipe_with(**SETTINGS | changes))
+        EXAMPLE.but(settings=settings).check()
 
 
-def test_missing_settings_are_refused() -> None:
-    with pytest.raises(InputError, match="and the recipe gives none"):
-        check(recipe_with())
+def test_a_pruned_recipe_needs_every_setting() -> None:
+    ratio = replace(EXAMPLE, settings={"pruning_ratio": 0.5, "scope": "layer"})
+    with pytest.raises(InputError, match="pruning_ratio=0.5 needs criterion, .*, ridge_repair as"):
+        ratio.check()
     with pytest.raises(InputError, match="only a pruning_ratio of 0 needs no others"):
-        check(recipe_with(pruning_ratio=0.5))
+        ratio.check()

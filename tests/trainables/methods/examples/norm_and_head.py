@@ -1,0 +1,7 @@
+"""The example of training norms and head."""
+
+from tests.trainables.methods.method_examples import MethodExample, MethodExamples
+from tests.trainables.recipes import LEVELS
+
+EXAMPLE = MethodExample(method="norm_and_head", levels=LEVELS[:3])
+EXAMPLES = MethodExamples(trained={"sgd": EXAMPLE}, refused_depths=(0.0, 0.5))
