@@ -3,13 +3,16 @@
 A method states its examples once, as `EXAMPLES` in the file of its name in `examples/`.
 """
 
+import functools
 import importlib
 import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 import torch
+from torch import nn
 
 import trainables.methods
 from search_spaces.problem import Problem
@@ -18,7 +21,6 @@ from tests.trainables.methods import examples
 from tests.trainables.recipes import LEVELS, SMALL, make_recipe, make_trial
 from trainables.backbones import build as backbones
 from trainables.backbones.build import Weights
-from trainables.backbones.source import BackboneSource
 from trainables.finetune import Finetuning
 from trainables.images.store import ImageStore
 from trainables.method import Conditions, load_method
@@ -46,11 +48,20 @@ PROBLEM = Problem(
 """The digits as a search space sees them, with all that any method may need."""
 
 
-def pretrained(source: BackboneSource = SMALL) -> Weights:
+@functools.cache
+def pretrained() -> Weights:
     """Weights that stand for pretrained ones: random, and the same at every call."""
     with torch.random.fork_rng():
         torch.manual_seed(11)
-        return dict(backbones.build(source, num_classes=7).state_dict())
+        return MappingProxyType(backbones.build(SMALL, num_classes=7).state_dict())
+
+
+@functools.cache
+def backbone(weights: Callable[[], Weights]) -> nn.Module:
+    """The small backbone with these weights and a new head; it must stay as it is."""
+    model = backbones.build(SMALL, num_classes=4)
+    backbones.load_into(model, weights(), source=SMALL)
+    return model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,12 +116,9 @@ class MethodExample:
             resume_from=resume_from,
         )
 
-    def check(self, *, backbone: BackboneSource = SMALL) -> None:
-        """The method's own check of the recipe, before any compute is spent."""
-        model = backbones.build(backbone, num_classes=4)
-        if backbone == SMALL:
-            backbones.load_into(model, self.weights(), source=SMALL)
-        conditions = Conditions(model=model, source_task=self.source_task)
+    def check(self, model: nn.Module | None = None) -> None:
+        """The method's own check of the recipe, on its backbone or another model."""
+        conditions = Conditions(model=model or backbone(self.weights), source_task=self.source_task)
         load_method(self.method).check(self.recipe(), conditions)
 
 

@@ -8,14 +8,13 @@ from tests.trainables.methods.examples.full import EXAMPLE as FULL
 from tests.trainables.methods.examples.norm_and_head import EXAMPLE as NORM_AND_HEAD
 from tests.trainables.methods.method_examples import pretrained
 from tests.trainables.recipes import make_trial, run
-from trainables.backbones.source import BackboneSource
 from trainables.errors import InputError
 from trainables.images.store import ImageStore
 
 BASELINES = ("full", "linear_probe", "norm_and_head", "from_scratch", "last_stages")
 
 
-def normless(num_classes: int) -> nn.Module:
+def normless() -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 4)
     )
@@ -74,6 +73,5 @@ def test_updated_params_are_those_that_may_change(run_of: RunOf) -> None:
 
 
 def test_a_model_without_norms_is_refused() -> None:
-    source = BackboneSource(model=f"{__name__}:normless")
     with pytest.raises(InputError, match="norm_and_head trains norms, and Sequential has none"):
-        NORM_AND_HEAD.check(backbone=source)
+        NORM_AND_HEAD.check(normless())

@@ -18,13 +18,13 @@ from tests.trainables.methods.example_runs import RunOf, assert_equal, comparabl
 from tests.trainables.methods.method_examples import (
     PROBLEM,
     MethodExample,
+    backbone,
     examples_of,
     method_names,
     names_with_examples,
 )
 from tests.trainables.recipes import SMALL, make_trial, run, rung_uri
 from trainables.backbones import build as backbones
-from trainables.backbones.source import BackboneSource
 from trainables.checkpoints import load_checkpoint
 from trainables.costs.flops import count_flops
 from trainables.errors import InfeasibleError, InputError
@@ -47,11 +47,9 @@ OFF = [(method, name) for method in METHODS for name in examples_of(method).off]
 EVERY_EXAMPLE = pytest.mark.parametrize(("method", "name"), TRAINED)
 
 
-def weightless(num_classes: int) -> nn.Module:
+def weightless() -> nn.Module:
     """A model with nothing below its head that could be masked, adapted or moved."""
-    return nn.Sequential(
-        nn.BatchNorm2d(3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, num_classes)
-    )
+    return nn.Sequential(nn.BatchNorm2d(3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 4))
 
 
 def first_example(method: str) -> MethodExample:
@@ -139,18 +137,16 @@ def test_every_recipe_of_its_space_is_sound_and_one_trains(
     digits: ImageStore, source: Any, method: str
 ) -> None:
     examples, example = examples_of(method), first_example(method)
-    weights = example.weights()
-    model = backbones.build(SMALL, num_classes=len(digits.class_names))
-    backbones.load_into(model, weights, source=SMALL)
+    conditions = Conditions(model=backbone(example.weights), source_task=True)
     recipes = check_space(load_space(method), {}, PROBLEM).recipes
     for recipe in recipes:
         assert recipe.method == method
-        load_method(method).check(recipe, Conditions(model=model, source_task=True))
+        load_method(method).check(recipe, conditions)
     small = (
         replace(recipe, batch_size=16, settings={**recipe.settings, **examples.smaller})
         for recipe in recipes[:8]
     )
-    trial = first_trial(digits, tuple(small), weights=weights, source_task=source)
+    trial = first_trial(digits, tuple(small), weights=example.weights(), source_task=source)
     (measured,) = run(trial)
     assert measured.images_seen >= 2 * 16
 
@@ -194,8 +190,7 @@ def test_a_depth_that_is_another_methods_is_refused(method: str) -> None:
 
 @EVERY_METHOD
 def test_a_model_without_weights_is_refused_where_they_are_needed(method: str) -> None:
-    source = BackboneSource(model=f"{__name__}:weightless")
     if not examples_of(method).needs_weights:
         return
     with pytest.raises(InputError, match="Sequential has no"):
-        first_example(method).check(backbone=source)
+        first_example(method).check(weightless())

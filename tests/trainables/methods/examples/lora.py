@@ -12,12 +12,13 @@ EXAMPLE = MethodExample(
     method="lora",
     settings={"rank": 2, "alpha": 4.0, "norms": True},
     changes={"learning_rate": 0.1},
+    levels=LEVELS[:3],
 )
 EXAMPLES = MethodExamples(
     trained={
-        **with_every_optimizer(EXAMPLE, free_levels=LATER),
+        **with_every_optimizer(EXAMPLE, free_levels=LATER[1:]),
         "undisturbed": EXAMPLE,
-        "without_norms": EXAMPLE.but(settings={"norms": False}, levels=LEVELS[:3]),
+        "without_norms": EXAMPLE.but(settings={"norms": False}),
     },
     off={"rank_0": EXAMPLE.but(settings={"rank": 0}, trainable_depth=0.5, levels=LEVELS[:2])},
     refused_depths=(0.0, 0.5),

@@ -1,6 +1,7 @@
 """Examples of powerpropagation."""
 
 from tests.trainables.methods.method_examples import (
+    OPTIMIZERS,
     MethodExample,
     MethodExamples,
     with_every_optimizer,
@@ -17,7 +18,7 @@ EXAMPLE = MethodExample(
 EXAMPLES = MethodExamples(
     trained={
         **with_every_optimizer(EXAMPLE),
-        "at_a_rung": EXAMPLE.but(settings={"prune_at": AT_A_RUNG}),
+        "sgd": EXAMPLE.but(settings={"prune_at": AT_A_RUNG}, **OPTIMIZERS["sgd"]),
     },
     off={"plain": EXAMPLE.but(settings={"alpha": 1.0, "sparsity": 0.0}, levels=LEVELS[:2])},
     refused_depths=(0.0, 0.5),

@@ -7,9 +7,8 @@ from trainables.rungs import rung_levels
 EXAMPLE = MethodExample(method="str", settings={"initial_threshold": 0.3, "final_threshold": 2.0})
 EXAMPLES = MethodExamples(
     trained={
-        "sgd": EXAMPLE,
         # the zeros of step 0 must be known after a rung, and those of step 16 counted anew
-        "longer": EXAMPLE.but(levels=rung_levels(min_flops=5e8, max_flops=1.3e9, per_decade=5)),
+        "sgd": EXAMPLE.but(levels=rung_levels(min_flops=5e8, max_flops=1.3e9, per_decade=5)),
         "schedule_free": EXAMPLE.but(**OPTIMIZERS["schedule_free"]),
     },
     off={
