@@ -15,6 +15,7 @@ from analysis.table import (
     Rows,
     Source,
     frontier_of,
+    parameters_of,
     read_measurements,
     read_trials,
     rows,
@@ -81,6 +82,7 @@ def render(sweep_folder: Path, *, tables: Source | None = None) -> str:
         headline=_headline(frontier, measurements),
         points=frontier.points,
         recipe_fields=_varying_fields(frontier.points),
+        renamed=_renamed(tables),
         importance=importance,
         figures=_figures(measurements, trials, frontier, importance),
         unsuccessful=[row for row in trials if row["state"] in UNSUCCESSFUL],
@@ -110,6 +112,14 @@ def _rows_or_none_yet(read: Callable[[Source], Rows], tables: Source) -> list[di
         return rows(read(tables))
     except MissingTableError:
         return []  # a sweep that has just begun; the page says that nothing was measured
+
+
+def _renamed(tables: Source) -> dict[str, list[str]]:
+    """Returns what `parameters_of` does, and nothing where there are no trials yet."""
+    try:
+        return parameters_of(read_trials(tables))
+    except MissingTableError:
+        return {}
 
 
 def _facts(config: Mapping[str, Any]) -> list[tuple[str, str]]:

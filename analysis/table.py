@@ -5,6 +5,7 @@ They lie under a sweep's folder on any pyarrow filesystem, as `measurements/part
 rebuilt from it at any time.
 """
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from os import PathLike
@@ -29,6 +30,8 @@ Source: TypeAlias = FileSystem | str | PathLike[str]
 
 RECIPE = "recipe."
 """The prefix of the recipe's columns."""
+PARAMETERS = "prunetune.parameters"
+"""The key in the trial table's metadata under which `parameters_of` finds its answer, as JSON."""
 MEASUREMENTS_PATH = "measurements/part-0.parquet"
 """The place of the measurement table in a sweep's folder."""
 TRIALS_PATH = "trials.parquet"
@@ -153,6 +156,16 @@ def read_measurements(folder: Source) -> pa.Table:
 def read_trials(folder: Source) -> pa.Table:
     """Returns the sweep's trials; raises `MissingTableError` when it has none yet."""
     return _read(_filesystem(folder), TRIALS_PATH, noun="trials")
+
+
+def parameters_of(trials: pa.Table) -> dict[str, list[str]]:
+    """Returns the recipe's fields of each parameter of the search space that is called otherwise.
+
+    For example `{"adamw_rate": ["learning_rate"]}`. Empty for a table of an earlier version.
+    """
+    written = (trials.schema.metadata or {}).get(PARAMETERS.encode(), b"{}")
+    fields: dict[str, list[str]] = json.loads(written)
+    return fields
 
 
 def measurement_table(records: Iterable[Row]) -> pa.Table:

@@ -12,6 +12,7 @@ from orchestrator.search.strategies import sampler_draws, scheduler
 from orchestrator.store.folder import SweepFolder
 from orchestrator.tracking.tracker import tracker_for
 from search_spaces.draws import check_space
+from search_spaces.names import with_fields
 from trainables.costs.flops import count_flops
 from trainables.errors import InfeasibleError, InputError
 from trainables.finetune import Finetuning
@@ -79,7 +80,7 @@ class Examination:
         )
         for recipe in survey.recipes:
             load_method(recipe.method).check(recipe, conditions)
-        methods, names = ", ".join(survey.methods), ", ".join(survey.names)
+        methods, names = ", ".join(survey.methods), ", ".join(map(with_fields, survey.names))
         return f"{methods}; {len(survey.names)} parameters: {names}"
 
     def _check_search(self) -> str:

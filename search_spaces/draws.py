@@ -9,6 +9,7 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 
+from search_spaces.names import fields_of, with_fields
 from search_spaces.problem import Problem
 from search_spaces.ranges import InvalidRangeError, RangedTrial, Ranges
 from search_spaces.recipe import InvalidRecipeError, Recipe
@@ -116,12 +117,19 @@ def _check_fixed(drawn: Draw, ranges: Ranges) -> None:
 
 
 def _unknown(name: str, known: tuple[str, ...]) -> str:
-    close = get_close_matches(name, known, n=1)
-    mend = f"did you mean {close[0]}?" if close else "leave it out."
+    shown = ", ".join(with_fields(parameter) for parameter in known) or "none"
     return (
-        f"ranges.{name} names no parameter left in the search space, which has "
-        f"{', '.join(known) or 'none'}; {mend}"
+        f"ranges.{name} names no parameter left in the search space, which has {shown}; "
+        f"{_mend(name, known)}"
     )
+
+
+def _mend(name: str, known: tuple[str, ...]) -> str:
+    """Says what to write in place of a name that is not among the known ones."""
+    if sources := [parameter for parameter in known if name in fields_of(parameter)]:
+        return f"the recipe's {name} comes from {' or '.join(sources)} here; write that."
+    close = get_close_matches(name, known, n=1)
+    return f"did you mean {close[0]}?" if close else "leave it out."
 
 
 def _name(space: Space) -> str:

@@ -1,13 +1,22 @@
 """Keeps the Parquet tables equal to the ledger, in a thread that never holds up the sweep."""
 
+import json
 import logging
 import threading
 import time
 
 from pyarrow import fs
 
-from analysis.table import MeasurementRow, TrialRow, row_of, write_measurements, write_trials
+from analysis.table import (
+    PARAMETERS,
+    MeasurementRow,
+    TrialRow,
+    row_of,
+    write_measurements,
+    write_trials,
+)
 from orchestrator.store.ledger import Ledger
+from search_spaces.names import renamed
 
 _log = logging.getLogger(__name__)
 
@@ -52,6 +61,7 @@ class TableWriter:
             metadata = {"prunetune.sweep_id": self._ledger.sweep_id or ""}
             measurements = map(row_of, self._measurements())
             write_measurements(measurements, self._storage, metadata=metadata)
+            metadata[PARAMETERS] = json.dumps(self._renamed_parameters())
             write_trials(map(row_of, self._trials()), self._storage, metadata=metadata)
             self._written = revision
 
@@ -85,6 +95,10 @@ class TableWriter:
             )
             for trial, measurement, reading in self._ledger.readings()
         ]
+
+    def _renamed_parameters(self) -> dict[str, tuple[str, ...]]:
+        """Returns the recipe's fields of the sampled parameters that are called otherwise."""
+        return renamed(sorted({name for trial in self._ledger.trials() for name in trial.params}))
 
     def _trials(self) -> list[TrialRow]:
         return [

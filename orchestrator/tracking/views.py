@@ -167,6 +167,9 @@ def trial_view(
 ) -> RunView:
     """Returns a trial's run, nested under the parent: one step a rung.
 
+    Its params are the recipe's fields and, where the space has another name for what was sampled
+    (`adamw_rate` for `learning_rate`), that too: both names find the trial.
+
     A `paused` one, unfinished in a sweep that is idle, is SCHEDULED: it goes on when that does.
     """
     tags = {
@@ -189,7 +192,7 @@ def trial_view(
         start_ms=_milliseconds(trial.suggested_at),
         end_ms=None if trial.finished_at is None else _milliseconds(trial.finished_at),
         tags=tags,
-        params=_params({**trial.recipe.flat(), "seed": trial.seed}),
+        params=_params({**trial.params, **trial.recipe.flat(), "seed": trial.seed}),
         metrics=tuple(
             metric for measurement in trial.measurements for metric in _measured(trial, measurement)
         ),

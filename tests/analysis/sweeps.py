@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from analysis.table import write_measurements, write_trials
+from analysis.table import PARAMETERS, write_measurements, write_trials
 
 CONFIG: dict[str, Any] = {
     "name": "pets-pilot",
@@ -96,7 +96,7 @@ def write_sweep(folder: Path, *, trials: int, seed: int = 0) -> Path:
     (folder / "sweep.yaml").write_text(yaml.safe_dump(CONFIG, sort_keys=False))
     measurements, trial_rows = sweep(trials, seed=seed)
     write_measurements(measurements, folder, metadata={"sweep_id": "pets-pilot"})
-    write_trials(trial_rows, folder, metadata={"sweep_id": "pets-pilot"})
+    write_trials(trial_rows, folder, metadata={PARAMETERS: '{"adamw_rate": ["learning_rate"]}'})
     return folder
 
 

@@ -79,6 +79,10 @@ def test_the_head_tells_what_was_swept_and_what_it_cost(page: Page, folder: Path
         assert f"{sum(row['state'] == state for row in trials)} {state}" in page.text
 
 
+def test_fields_that_the_ranges_call_otherwise_are_told(page: Page) -> None:
+    assert "in the configuration's ranges: learning rate as adamw_rate." in page.text
+
+
 def test_trials_without_success_are_listed_with_their_reasons(page: Page) -> None:
     assert "layer4.1.conv2 would keep 0 of 512 filters" in page.text
     assert "out of memory at batch size 128 (3 attempts)" in page.text

@@ -6,6 +6,7 @@ import pytest
 from optuna.samplers import RandomSampler
 
 from search_spaces.draws import check_space, draw
+from search_spaces.joint import joint
 from search_spaces.methods.filter_pruning import filter_pruning
 from search_spaces.problem import Problem
 from search_spaces.ranges import InvalidRangeError
@@ -109,12 +110,22 @@ def test_ranges_of_conditional_parameters_are_known_and_checked() -> None:
         ({"batch_size": 48}, "ranges.batch_size=48 cannot be had.*makes 64 of it; write 64"),
         ({3: 1}, "ranges.3 names no parameter"),
         ({"optimizer": "lion"}, "ranges.optimizer='lion' .*sgd"),
-        ({"optimizer": "adamw", "learning_rate": 0.01}, "ranges.learning_rate names no parameter"),
+        (
+            {"optimizer": "adamw", "learning_rate": 0.01},
+            "ranges.learning_rate names no .*the recipe's learning_rate comes from adamw_rate here",
+        ),
     ],
 )
 def test_a_bad_range_is_found_before_the_sweep(ranges: Any, complaint: str) -> None:
     with pytest.raises(InvalidRangeError, match=complaint):
         check_space(filter_pruning, ranges, PROBLEM)
+
+
+def test_a_range_of_a_field_that_has_parameters_of_other_names_is_told_those() -> None:
+    ranges = {"method": ["ac_dc", "rigl"], "sparsity": 0.5}
+    complaint = "the recipe's sparsity comes from (ac_dc|rigl)_sparsity or (ac_dc|rigl)_sparsity"
+    with pytest.raises(InvalidRangeError, match=complaint):
+        check_space(joint, ranges, PROBLEM)
 
 
 def test_good_ranges_hold_in_every_draw() -> None:

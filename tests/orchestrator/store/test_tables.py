@@ -4,10 +4,18 @@ import logging
 import threading
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from analysis.table import frontier_of, read_measurements, read_trials, recipe_of, rows
+from analysis.table import (
+    frontier_of,
+    parameters_of,
+    read_measurements,
+    read_trials,
+    recipe_of,
+    rows,
+)
 from orchestrator.store import tables
 from orchestrator.store.ledger import Ledger, TrialState
 from orchestrator.store.tables import TableWriter
@@ -65,6 +73,19 @@ def test_the_trial_table_has_every_trial_and_what_became_of_it(
     ]
     assert [row["executed_flops"] for row in written] == [2e9, 1e9, 2e8]
     assert [recipe_of(row) for row in written] == [t.recipe.flat() for t in ledger.trials()]
+
+
+def test_the_trial_table_tells_the_fields_of_parameters_that_are_called_otherwise(
+    ledger: Ledger, tmp_path: Path
+) -> None:
+    params = {"adamw_rate": 0.01, "mixing": "none", "batch_size": 32}
+    ledger.suggested(record(3, params=params))
+    TableWriter(ledger, disk(tmp_path)).write()
+    assert parameters_of(read_trials(tmp_path)) == {
+        "adamw_rate": ["learning_rate"],
+        "mixing": ["mixup", "cutmix"],
+    }
+    assert parameters_of(pa.table({"trial_id": ["of an earlier version"]})) == {}
 
 
 def test_writing_again_replaces_and_repeats_nothing(ledger: Ledger, tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def test_a_sweep_is_a_parent_run_with_its_config_and_totals(store: Store) -> Non
 
 
 def test_a_trial_is_a_nested_run_with_its_recipe_and_curve(store: Store) -> None:
-    record = trial(3, errors=(0.5, 0.4), attempt=2)
+    record = trial(3, errors=(0.5, 0.4), attempt=2, params={"adamw_rate": 0.01, "batch_size": 63})
     store.tracker().sync(snapshot("s", record))
 
     run = store.trial(record)
@@ -58,6 +58,8 @@ def test_a_trial_is_a_nested_run_with_its_recipe_and_curve(store: Store) -> None
     assert run.data.params["method"] == "filter_pruning"
     assert run.data.params["ratio"] == "0.5"
     assert run.data.params["seed"] == "103"
+    assert run.data.params["learning_rate"] == run.data.params["adamw_rate"] == "0.01"
+    assert run.data.params["batch_size"] == "64", "the recipe's value counts, not the sampler's"
     assert run.info.start_time == 1_700_000_003_000
     curve = store.client.get_metric_history(run.info.run_id, "val_error")
     assert [(m.step, m.value) for m in curve] == [(0, 0.5), (1, 0.4)]

@@ -257,3 +257,4 @@ def test_a_config_without_a_source_task_is_refused_when_it_is_read(tmp_path: Pat
     section = {"source": "digits", "resolution": 16}
     found = space_check(tmp_path, space={"function": "pac_net"}, source_task=section)
     assert found.startswith("pac_net; ")
+    assert "parameters: pac_net_sparsity (sparsity), pac_net_penalty (penalty), " in found
