@@ -1,1 +1,1 @@
-"""What may be tried."""
+"""Search spaces: the recipes that may be tried."""

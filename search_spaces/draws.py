@@ -29,7 +29,7 @@ class Draw:
     params: Mapping[str, Any]
     """The values the sampler chose; what the ranges fix is not among them."""
     distributions: Mapping[str, BaseDistribution]
-    """What each of them was chosen from."""
+    """The distributions that they were chosen from."""
 
 
 def draw(
@@ -67,12 +67,12 @@ def draw(
 
 @dataclass(frozen=True, kw_only=True)
 class Survey:
-    """What a dry run of a space met."""
+    """The parameters and recipes that a dry run of a space met."""
 
     names: tuple[str, ...]
     """The space's parameters, the fixed ones included."""
     recipes: tuple[Recipe, ...]
-    """Those that were drawn."""
+    """The recipes that were drawn."""
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -137,6 +137,6 @@ def _name(space: Space) -> str:
 
 
 def _at(params: Mapping[str, Any]) -> str:
-    """Where a space was when it raised."""
+    """Says which values a space had been given when it raised."""
     values = ", ".join(f"{name}={value!r}" for name, value in params.items())
     return f"at {values}" if values else "before it asked for a searched parameter"

@@ -1,4 +1,4 @@
-"""What every space of finetuning asks for: the optimiser with its own ranges, and the mixing."""
+"""Parameters of every space that finetunes: the optimiser with its own ranges, and the mixing."""
 
 from collections.abc import Mapping
 from math import floor, log2
@@ -9,7 +9,7 @@ from search_spaces.recipe import Optimizer, Schedule
 from search_spaces.space import Trial
 
 MIXUP = 0.2
-"""Of the 0.1-0.4 that gain most on ImageNet (arXiv 1710.09412)."""
+"""One of the values 0.1-0.4 that gain most on ImageNet (arXiv 1710.09412)."""
 CUTMIX = 1.0
 """The paper's own (arXiv 1905.04899)."""
 CLIP_NORM = 1.0
@@ -25,10 +25,11 @@ def suggest_finetuning(
     trainable_depth: float | None = None,
     layer_decay: float | None = None,
 ) -> Mapping[str, Any]:
-    """All that a recipe has beside its method and settings, by its names.
+    """Suggests every field of a recipe but its method and settings, by the recipe's names.
 
-    What is given is fixed and not asked for. Where the head alone is trained, it learns from stored
-    features: there is nothing to augment or mix.
+    An argument that is given is fixed and not asked for. Where the head alone is trained, it learns
+    from stored features: there is nothing to augment or mix. A parameter that is not called as its
+    field is among those of `search_spaces.names`.
 
     =================  ============================  ==========================================
     parameter          range                         source
@@ -82,12 +83,13 @@ def suggest_finetuning(
 
 
 def suggest_optimization(trial: Trial) -> Mapping[str, Any]:
-    """Optimiser, schedule, learning rate, weight decay and clipping, by the recipe's names.
+    """Suggests optimiser, schedule, learning rate, weight decay and clipping, as the recipe has them.
 
     Adam's steps have the learning rate's size and SGD's the gradient's times it, so that one range
-    cannot serve both: the two of Adam's kind have parameters of their own. Names rather than
-    a factor, so that a sampler never takes what it learnt of SGD's rate for Adam's, and a value
-    fixed by name is the value that trains. A schedule-free optimiser has no schedule to choose.
+    cannot serve both: `adamw_rate` and `adamw_decay` are the learning rate and weight decay of the
+    two optimisers of Adam's kind. They are parameters of their own rather than a factor, so that a
+    sampler never takes what it learnt of SGD's rate for Adam's, and a value fixed by name is the
+    value that trains. A schedule-free optimiser has no schedule to choose.
     """
     optimizers = [kind.value for kind in Optimizer]
     optimizer = Optimizer(trial.suggest_categorical("optimizer", optimizers))
@@ -111,7 +113,7 @@ def suggest_optimization(trial: Trial) -> Mapping[str, Any]:
 
 
 def suggest_mixing(trial: Trial) -> Mapping[str, Any]:
-    """Strengths of mixup and CutMix, by the recipe's names: one of the two at most."""
+    """Suggests the strengths of mixup and CutMix, by the recipe's names: one of the two at most."""
     mixing = trial.suggest_categorical("mixing", ("none", "mixup", "cutmix"))
     return {
         "mixup": MIXUP if mixing == "mixup" else 0.0,
@@ -120,7 +122,7 @@ def suggest_mixing(trial: Trial) -> Mapping[str, Any]:
 
 
 def suggest_class_weighting(trial: Trial, problem: Problem) -> float:
-    """The recipe's `class_weighting`; none, and not asked for, where the task is not skewed."""
+    """Suggests the recipe's `class_weighting`; 0, and not asked for, where no class is rare."""
     if problem.class_imbalance < SKEWED:
         return 0.0
     return trial.suggest_float("class_weighting", 0.0, 1.0)

@@ -49,7 +49,7 @@ class RangedTrial:
     def suggest_float(
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
     ) -> float:
-        """As `Trial.suggest_float`, within the range."""
+        """Suggests as `Trial.suggest_float` does, within the range."""
         own = _Interval(low=low, high=high, step=step, log=log, whole=False)
         left = self._narrowed(name, own)
         if left.low == left.high:
@@ -59,7 +59,7 @@ class RangedTrial:
     def suggest_int(
         self, name: str, low: int, high: int, *, step: int = 1, log: bool = False
     ) -> int:
-        """As `Trial.suggest_int`, within the range."""
+        """Suggests as `Trial.suggest_int` does, within the range."""
         own = _Interval(low=low, high=high, step=step, log=log, whole=True)
         left = self._narrowed(name, own)
         if left.low == left.high:
@@ -67,7 +67,7 @@ class RangedTrial:
         return self._trial.suggest_int(name, int(left.low), int(left.high), step=step, log=log)
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        """As `Trial.suggest_categorical`, among the choices that stay."""
+        """Suggests as `Trial.suggest_categorical` does, among the choices that stay."""
         self._names[name] = None
         if name in self._ranges:
             choices = _kept(name, self._ranges[name], choices, clip=self._clip)

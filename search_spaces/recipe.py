@@ -15,7 +15,7 @@ Setting = str | int | float | bool
 
 
 class Optimizer(StrEnum):
-    """How a gradient becomes a step."""
+    """Optimisers, which make a step of a gradient."""
 
     SGD = "sgd"
     """With Nesterov momentum."""
@@ -26,7 +26,7 @@ class Optimizer(StrEnum):
 
 
 class Schedule(StrEnum):
-    """How the learning rate goes on after its linear warm-up."""
+    """Learning-rate schedules after the linear warm-up."""
 
     CONSTANT = "constant"
     """It stays at its peak."""
@@ -44,7 +44,7 @@ class InvalidRecipeError(UserError):
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How one trial transfers the backbone to the task.
+    """A recipe of how one trial transfers the backbone to the task.
 
     Immutable and serialisable; equal recipes have equal `recipe_id`s on every machine.
     """
@@ -169,7 +169,7 @@ class Recipe:
             raise InvalidRecipeError(f"The recipe is incomplete: {error}.") from error
 
     def flat(self) -> dict[str, Setting]:
-        """One level of names, the method's settings beside the shared fields."""
+        """One level of names, the method's settings next to the shared fields."""
         values = self.to_dict()
         settings = values.pop("settings")
         return {**values, **settings}

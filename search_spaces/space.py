@@ -1,4 +1,4 @@
-"""What a search space is, and how one is found by its name."""
+"""The interface of a search space, and how one is found by its name."""
 
 import functools
 import importlib
@@ -15,7 +15,7 @@ from trainables.errors import UserError
 
 
 class Trial(Protocol):
-    """What a search space may ask of a trial: the three questions of an `optuna.Trial`."""
+    """The three questions of an `optuna.Trial` that a search space may ask."""
 
     def suggest_float(
         self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False
@@ -68,7 +68,7 @@ def method_spaces() -> tuple[str, ...]:
 
 
 def missing_condition(name: str, problem: Problem) -> str | None:
-    """What the built-in space `name` needs and `problem` lacks, in a few words; None if nothing.
+    """Says in a few words what the built-in space `name` needs and `problem` lacks, if anything.
 
     A space's file says so in a function `missing(problem)`; one without needs nothing.
     """

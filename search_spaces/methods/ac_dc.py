@@ -7,7 +7,7 @@ from search_spaces.space import Trial
 
 
 def ac_dc(trial: Trial, problem: Problem) -> Recipe:
-    """Train everything, by turns sparse and dense, and sparse in the end.
+    """Draws recipes that train everything, by turns sparse and dense, and sparse in the end.
 
     =================  ============================  ==========================================
     parameter          range                         source
@@ -19,7 +19,7 @@ def ac_dc(trial: Trial, problem: Problem) -> Recipe:
     ac_dc_finish       0.15, 0.25, 0.35, 0.45        compressed share of the steps after them (ours)
     =================  ============================  ==========================================
 
-    The rest is what `suggest_finetuning` asks for.
+    The other parameters are those of `suggest_finetuning`.
     """
     settings: dict[str, Setting] = {
         "sparsity": trial.suggest_float("ac_dc_sparsity", 0.5, 0.95, step=0.05),

@@ -19,7 +19,7 @@ CRITERIA = (
 
 
 def filter_pruning(trial: Trial, problem: Problem) -> Recipe:
-    """Prune the pretrained backbone's filters once, then finetune what is left.
+    """Draws recipes that prune the backbone's filters once, then finetune the rest.
 
     After "Towards Compute-Optimal Transfer Learning" (arXiv 2304.13164): filters go *before* any
     finetuning, so that every training step is cheaper.
@@ -42,8 +42,8 @@ def filter_pruning(trial: Trial, problem: Problem) -> Recipe:
     ridge_repair       no, yes                       GRAIL (arXiv 2602.23795), on 256 images
     =================  ============================  ==========================================
 
-    The rest is what `suggest_finetuning` asks for. A dense recipe has no pruning parameters but the
-    re-estimation of its norms: one recipe, not many that are the same.
+    The other parameters are those of `suggest_finetuning`. A dense recipe has no pruning parameters
+    but the re-estimation of its norms: one recipe, not many that are the same.
     """
     return Recipe(
         method="filter_pruning", settings=_settings(trial), **suggest_finetuning(trial, problem)

@@ -7,7 +7,7 @@ from search_spaces.space import Trial
 
 
 def fish_mask(trial: Trial, problem: Problem) -> Recipe:
-    """Train the values with the largest empirical Fisher, at every depth, and a new classifier.
+    """Draws recipes that train the values with the largest empirical Fisher and a new classifier.
 
     =================  ================  =======================================================
     parameter          range             source
@@ -18,7 +18,7 @@ def fish_mask(trial: Trial, problem: Problem) -> Recipe:
                                          fewer (ours) for small budgets
     =================  ================  =======================================================
 
-    The rest is what `suggest_finetuning` asks for.
+    The other parameters are those of `suggest_finetuning`.
     """
     settings = {
         "share": trial.suggest_float("fish_mask_share", 2e-4, 0.2, log=True),

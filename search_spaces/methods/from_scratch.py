@@ -7,9 +7,9 @@ from search_spaces.space import Trial
 
 
 def from_scratch(trial: Trial, problem: Problem) -> Recipe:
-    """Train everything from random weights, all layers at one rate.
+    """Draws recipes that train everything from random weights, all layers at one rate.
 
-    Asks for what `suggest_finetuning` asks for.
+    The parameters are those of `suggest_finetuning`.
     """
     return Recipe(
         method="from_scratch",

@@ -7,8 +7,8 @@ from search_spaces.space import Trial
 
 
 def full(trial: Trial, problem: Problem) -> Recipe:
-    """Train everything.
+    """Draws recipes that train everything.
 
-    Asks for what `suggest_finetuning` asks for.
+    The parameters are those of `suggest_finetuning`.
     """
     return Recipe(method="full", **suggest_finetuning(trial, problem, trainable_depth=1.0))

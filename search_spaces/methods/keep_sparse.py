@@ -7,13 +7,13 @@ from search_spaces.space import Trial
 
 
 def keep_sparse(trial: Trial, problem: Problem) -> Recipe:
-    """Finetune, from the head alone to everything, and keep the backbone's zeros.
+    """Draws recipes that finetune, from the head alone to everything, and keep the zeros.
 
-    Asks for what `suggest_finetuning` asks for.
+    The parameters are those of `suggest_finetuning`.
     """
     return Recipe(method="keep_sparse", **suggest_finetuning(trial, problem))
 
 
 def missing(problem: Problem) -> str | None:
-    """A backbone that is dense, but for a few zeros that are chance, has nothing to keep."""
+    """Says that a sparse backbone is missing: a few zeros that are chance are nothing to keep."""
     return None if problem.sparse_backbone else "a backbone that arrives sparse"

@@ -7,7 +7,7 @@ from search_spaces.space import Trial
 
 
 def last_stages(trial: Trial, problem: Problem) -> Recipe:
-    """Train the head and the layers nearest to it.
+    """Draws recipes that train the head and the layers nearest to it.
 
     =================  ============================  ==========================================
     parameter          range                         source
@@ -15,7 +15,7 @@ def last_stages(trial: Trial, problem: Problem) -> Recipe:
     last_stages_depth  0.1, 0.2, ... 0.9             share of the layer groups trained (ours)
     =================  ============================  ==========================================
 
-    The rest is what `suggest_finetuning` asks for.
+    The other parameters are those of `suggest_finetuning`.
     """
     depth = trial.suggest_float("last_stages_depth", 0.1, 0.9, step=0.1)
     return Recipe(method="last_stages", **suggest_finetuning(trial, problem, trainable_depth=depth))

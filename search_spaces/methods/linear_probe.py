@@ -7,9 +7,9 @@ from search_spaces.space import Trial
 
 
 def linear_probe(trial: Trial, problem: Problem) -> Recipe:
-    """Train a new classifier on features of the frozen backbone.
+    """Draws recipes that train a new classifier on features of the frozen backbone.
 
-    Asks for what `suggest_finetuning` asks for.
+    The parameters are those of `suggest_finetuning`.
     """
     return Recipe(
         method="linear_probe",

@@ -7,7 +7,7 @@ from search_spaces.space import Trial
 
 
 def lora(trial: Trial, problem: Problem) -> Recipe:
-    """Move every weight by a matrix of low rank, and the head.
+    """Draws recipes that move every weight by a matrix of low rank, and the head.
 
     After arXiv 2106.09685.
 
@@ -19,7 +19,7 @@ def lora(trial: Trial, problem: Problem) -> Recipe:
     lora_norms         no, yes                       whether norms are trained too (ours)
     =================  ============================  ==========================================
 
-    The rest is what `suggest_finetuning` asks for.
+    The other parameters are those of `suggest_finetuning`.
     """
     settings = {
         "rank": trial.suggest_int("lora_rank", 1, 32, log=True),

@@ -7,7 +7,7 @@ from search_spaces.space import Trial
 
 
 def magnitude(trial: Trial, problem: Problem) -> Recipe:
-    """Hold the backbone's smallest weights at zero.
+    """Draws recipes that hold the backbone's smallest weights at zero.
 
     ========================  =====================  ==========================================
     parameter                 range                  source
@@ -22,7 +22,7 @@ def magnitude(trial: Trial, problem: Problem) -> Recipe:
                                                      final sparsity (ours)
     ========================  =====================  ==========================================
 
-    The rest is what `suggest_finetuning` asks for; gradual pruning trains at every depth.
+    The other parameters are those of `suggest_finetuning`; gradual pruning trains at every depth.
     """
     settings: dict[str, Setting] = {
         "sparsity": trial.suggest_float("magnitude_sparsity", 0.5, 0.95, step=0.05),

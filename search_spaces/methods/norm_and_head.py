@@ -7,8 +7,8 @@ from search_spaces.space import Trial
 
 
 def norm_and_head(trial: Trial, problem: Problem) -> Recipe:
-    """Train the norms, at every depth, and a new classifier.
+    """Draws recipes that train the norms, at every depth, and a new classifier.
 
-    Asks for what `suggest_finetuning` asks for.
+    The parameters are those of `suggest_finetuning`.
     """
     return Recipe(method="norm_and_head", **suggest_finetuning(trial, problem, trainable_depth=1.0))

@@ -7,12 +7,12 @@ from search_spaces.space import Trial
 
 
 def missing(problem: Problem) -> str | None:
-    """The backbone's own task, which it is retrained on."""
+    """Says that the backbone's own task is missing, on which it is retrained."""
     return None if problem.source_task else "a source_task in the config"
 
 
 def pac_net(trial: Trial, problem: Problem) -> Recipe:
-    """Prune, retrain the source task on what is kept, learn the target with what was pruned.
+    """Draws recipes that prune, retrain what is kept on the source task, and train the rest.
 
     ======================  ==============  =================================================
     parameter               range           source
@@ -23,7 +23,7 @@ def pac_net(trial: Trial, problem: Problem) -> Recipe:
     pac_net_allocate_share  0.05 - 0.5      share of the compute for the source task (ours)
     ======================  ==============  =================================================
 
-    The rest is what `suggest_finetuning` asks for.
+    The other parameters are those of `suggest_finetuning`.
     """
     return Recipe(
         method="pac_net",

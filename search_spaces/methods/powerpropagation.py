@@ -7,7 +7,7 @@ from search_spaces.space import Trial
 
 
 def powerpropagation(trial: Trial, problem: Problem) -> Recipe:
-    """Train powers in the place of the weights, prune once by magnitude, train what stays.
+    """Draws recipes that train powers in the place of the weights and prune once by magnitude.
 
     =========================  ==============  ==============================================
     parameter                  range           source
@@ -20,7 +20,7 @@ def powerpropagation(trial: Trial, problem: Problem) -> Recipe:
                                by 0.25
     =========================  ==============  ==============================================
 
-    The rest is what `suggest_finetuning` asks for.
+    The other parameters are those of `suggest_finetuning`.
     """
     return Recipe(
         method="powerpropagation",

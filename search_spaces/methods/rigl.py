@@ -7,7 +7,7 @@ from search_spaces.space import Trial
 
 
 def rigl(trial: Trial, problem: Problem) -> Recipe:
-    """Train everything, sparse from the first step on, and move the connections.
+    """Draws recipes that train sparsely from the first step on and move the connections.
 
     ====================  =========================  ==========================================
     parameter             range                      source
@@ -18,7 +18,7 @@ def rigl(trial: Trial, problem: Problem) -> Recipe:
     rigl_updates          3 - 100, log               over the whole training (ours)
     ====================  =========================  ==========================================
 
-    The rest is what `suggest_finetuning` asks for.
+    The other parameters are those of `suggest_finetuning`.
     """
     settings: dict[str, Setting] = {
         "sparsity": trial.suggest_float("rigl_sparsity", 0.5, 0.95, step=0.05),

@@ -7,18 +7,18 @@ from search_spaces.space import Trial
 
 
 def str(trial: Trial, problem: Problem) -> Recipe:  # named as its file is; hides Python's own here
-    """Train a threshold a layer, below which weights are zero, beside the weights.
+    """Draws recipes that train, for each layer, a threshold below which weights are zero.
 
     =====================  =============  ====================================================
     parameter              range          source
     =====================  =============  ====================================================
     str_initial_threshold  0.1 - 1, log   of each layer, in units of its weights' mean size;
                                           learned from there (arXiv 2002.03231; the units ours)
-    str_final_threshold    1 - 4, log     what pushes it up: where it goes over the steps but
-                                          for what it learns, in place of weight decay (ours)
+    str_final_threshold    1 - 4, log     the end of its way up over the steps, apart from what
+                                          is learned; in place of weight decay (ours)
     =====================  =============  ====================================================
 
-    The rest is what `suggest_finetuning` asks for.
+    The other parameters are those of `suggest_finetuning`.
     """
     return Recipe(
         method="str",

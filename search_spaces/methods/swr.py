@@ -7,7 +7,7 @@ from search_spaces.space import Trial
 
 
 def swr(trial: Trial, problem: Problem) -> Recipe:
-    """Move norms, head and what a policy network picks within a budget.
+    """Draws recipes that move norms, head and, within a budget, what a policy network picks.
 
     After arXiv 2302.13435.
 
@@ -21,7 +21,7 @@ def swr(trial: Trial, problem: Problem) -> Recipe:
     swr_penalty        0.01 - 10, log                weight of what exceeds the budget (ours)
     =================  ============================  ==========================================
 
-    The rest is what `suggest_finetuning` asks for.
+    The other parameters are those of `suggest_finetuning`.
     """
     settings = {
         "budget": trial.suggest_float("update_budget", 0.05, 0.8, log=True),

@@ -7,7 +7,7 @@ from search_spaces.space import Trial
 
 
 def taps(trial: Trial, problem: Problem) -> Recipe:
-    """Move norms, head and those layers that earn their place in a budget.
+    """Draws recipes that move norms, head and the layers that earn their place in a budget.
 
     After arXiv 2203.16708.
 
@@ -17,10 +17,10 @@ def taps(trial: Trial, problem: Problem) -> Recipe:
     update_budget      0.05 - 0.8, log               share of the backbone's parameters that may
                                                      differ at the end (ours)
     taps_penalty       0.01 - 1, log                 λ on the mean score: the paper's 0.1-1
-                                                     and less, for the budget closes layers too
+                                                     and less: the budget closes layers too
     =================  ============================  ==========================================
 
-    The rest is what `suggest_finetuning` asks for.
+    The other parameters are those of `suggest_finetuning`.
     """
     settings = {
         "budget": trial.suggest_float("update_budget", 0.05, 0.8, log=True),

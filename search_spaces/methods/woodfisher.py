@@ -7,7 +7,7 @@ from search_spaces.space import Trial
 
 
 def woodfisher(trial: Trial, problem: Problem) -> Recipe:
-    """Remove weights by an empirical Fisher, then train what is left at any depth.
+    """Draws recipes that remove weights by an empirical Fisher, then train at any depth.
 
     ============================  ====================  ========================================
     parameter                     range                 source
@@ -21,7 +21,7 @@ def woodfisher(trial: Trial, problem: Problem) -> Recipe:
     woodfisher_batch_norm_repair  true, false           ours
     ============================  ====================  ========================================
 
-    The rest is what `suggest_finetuning` asks for.
+    The other parameters are those of `suggest_finetuning`.
     """
     settings = {
         "sparsity": trial.suggest_float("woodfisher_sparsity", 0.5, 0.98),

@@ -1,1 +1,1 @@
-"""What methods share: masks, deltas, anchors, sparsity, second-order statistics."""
+"""Mechanisms that methods share: masks, deltas, anchors, sparsity, second-order statistics."""

@@ -42,7 +42,7 @@ class AnchoredTransfer(Transfer):
         self.masks: dict[str, Tensor] = {}
         """The masks in force."""
         self.anchors: dict[str, Tensor] = {}
-        """For each mask the values that its parameter is held at, of the parameter's shape."""
+        """The values that each masked parameter is held at, of its shape and by its name."""
         self.parameters: dict[str, nn.Parameter] = {}
         """All parameters of the model that is trained."""
 

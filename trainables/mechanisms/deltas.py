@@ -42,7 +42,7 @@ class GatedDelta(nn.Module):
 
     @property
     def units(self) -> int:
-        """How many gates there are."""
+        """The number of gates."""
         return self.open.numel()
 
     @property
@@ -73,7 +73,7 @@ class GatedTransfer(Transfer, ABC):
 
     def attach(self, model: nn.Module) -> None:
         self.room = delta_room(model, budget=self._budget)
-        """How many values of the weights may differ at the end."""
+        """The number of values of the weights that may differ at the end."""
         train_norms_and_head(model)
         reparametrize(
             model, lambda w: GatedDelta(w, per_filter=self._per_filter, score=self._score)

@@ -21,7 +21,7 @@ from trainables.settings import Settings, check_depth
 
 
 def check(recipe: Recipe, conditions: Conditions) -> None:
-    """Raises `InputError` for settings, for a depth below 1 and for a model without norms."""
+    """Raises `InputError` for settings, a depth below 1 and a model without norms."""
     Settings.read(recipe.settings)
     check_depth(recipe, low=1.0, high=1.0, instead="norms are trained at every depth")
     if not norm_parameters(conditions.model):

@@ -25,7 +25,7 @@ def scheduled(net: nn.Module, *, scope: SparsityScope = SparsityScope.LAYER) -> 
 
 
 def nudge(net: nn.Module) -> None:
-    """What an optimiser does, to every value."""
+    """Moves every value, as an optimiser does."""
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.add_(0.05 * torch.randn_like(parameter))

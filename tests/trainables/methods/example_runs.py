@@ -29,7 +29,7 @@ class ExampleRun:
     ) -> None:
         self.example = example
         self.folder = folder
-        """Where its checkpoints lie."""
+        """The folder of its checkpoints."""
         self._store = store
         trial = example.trial(store, source_task=source_task if example.source_task else None)
         self.steps = [stop.steps for stop in trial.stops]
@@ -70,7 +70,7 @@ class ExampleRun:
         return load_exported(folder)
 
     def changed(self) -> dict[str, int]:
-        """How many values of each exported parameter below the head are not the pretrained ones."""
+        """Counts the values below the head, by parameter, in which the export is not pretrained."""
         weights = self.example.weights()
         return {
             name: int((parameter != weights[name]).sum())
@@ -84,7 +84,7 @@ RunOf = Callable[[str, str], ExampleRun]
 
 
 def comparable(measurement: Measurement) -> dict[str, Any]:
-    """Everything but the fields that depend on the clock or on who resumed."""
+    """Everything but the fields that depend on the clock or on having been resumed."""
     values = measurement.to_dict()
     return {k: v for k, v in values.items() if k not in ("train_seconds", "executed_flops")}
 

@@ -232,7 +232,7 @@ def test_a_config_without_a_source_task_is_refused() -> None:
 
 
 def space_check(tmp_path: Path, *, space: Mapping[str, Any], **sections: Any) -> str:
-    """What is found of a config's search space before a sweep begins."""
+    """Returns what the check of a config's search space finds before a sweep begins."""
     config = {
         "name": "tiny",
         "task": {"source": "digits", "resolution": 16, "max_train_images": 100},
