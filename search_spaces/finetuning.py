@@ -83,7 +83,7 @@ def suggest_finetuning(
 
 
 def suggest_optimization(trial: Trial) -> Mapping[str, Any]:
-    """Suggests optimiser, schedule, learning rate, weight decay and clipping, as the recipe has them.
+    """Suggests optimiser, schedule, rate, decay and clipping, by the recipe's names.
 
     Adam's steps have the learning rate's size and SGD's the gradient's times it, so that one range
     cannot serve both: `adamw_rate` and `adamw_decay` are the learning rate and weight decay of the

@@ -12,7 +12,7 @@ from timm.models import load_state_dict
 from torch import Tensor, nn
 
 from trainables.backbones.hub import hub_weights
-from trainables.backbones.layers import classifier, classifier_name
+from trainables.backbones.layers import classifier, classifier_name, is_within
 from trainables.backbones.source import BackboneSource
 from trainables.errors import InputError, first_line
 
@@ -95,9 +95,9 @@ def load_into(model: nn.Module, weights: Weights, *, source: BackboneSource) -> 
 
     Raises `InputError` naming the first tensor that does not fit, and leaves `model` alone then.
     """
-    head = classifier_name(model) + "."
-    own = {name: value for name, value in model.state_dict().items() if not name.startswith(head)}
-    if misfits := _misfits(own, {n: v for n, v in weights.items() if not n.startswith(head)}):
+    head = classifier_name(model)
+    own = {name: value for name, value in model.state_dict().items() if not is_within(name, head)}
+    if misfits := _misfits(own, {n: v for n, v in weights.items() if not is_within(n, head)}):
         count = "1 tensor differs" if len(misfits) == 1 else f"{len(misfits)} tensors differ"
         raise InputError(
             f"backbone.weights={source.weights!r} does not fit {source.model}: {misfits[0]} "
@@ -108,8 +108,8 @@ def load_into(model: nn.Module, weights: Weights, *, source: BackboneSource) -> 
 
 def load_head(model: nn.Module, weights: Weights) -> None:
     """Copies the pretrained classifier into `model`'s, where it is one of the same classes."""
-    head = classifier_name(model) + "."
-    own = {name: value for name, value in model.state_dict().items() if name.startswith(head)}
+    head = classifier_name(model)
+    own = {name: value for name, value in model.state_dict().items() if is_within(name, head)}
     if all(name in weights and weights[name].shape == own[name].shape for name in own):
         model.load_state_dict({name: weights[name] for name in own}, strict=False)
 

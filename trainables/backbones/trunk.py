@@ -9,7 +9,7 @@ from itertools import chain
 import torch
 from torch import Tensor, nn
 
-from trainables.backbones.layers import classifier, classifier_name
+from trainables.backbones.layers import classifier, classifier_name, is_within
 from trainables.seeds import generator
 
 _TOLERANCE = 1e-4  # relative to the largest value; kernels may differ between two calls
@@ -51,10 +51,10 @@ class FrozenTrunk:
 
     def fingerprint(self) -> str:
         """Hex digits that depend on the modules of the trunk and on every value in them."""
-        own = classifier_name(self.model) + "."
-        digest = hashlib.sha256(_modules(self.model, without=own).encode())
+        head = classifier_name(self.model)
+        digest = hashlib.sha256(_modules(self.model, without=head).encode())
         for name, tensor in chain(self.model.named_parameters(), self.model.named_buffers()):
-            if not name.startswith(own):
+            if not is_within(name, head):
                 digest.update(json.dumps([name, str(tensor.dtype), tensor.shape]).encode())
                 digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
@@ -69,9 +69,9 @@ def find_trunk(model: nn.Module, *, resolution: int) -> FrozenTrunk | None:
     images, changes what the head is given: None then. `model` must have been frozen and set to
     training mode. What is tried is a copy and no training compute, as the proof of a pruning is.
     """
-    own = classifier_name(model) + "."
+    head = classifier_name(model)
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    if not trained or not all(name.startswith(own) for name in trained):
+    if not trained or not all(is_within(name, head) for name in trained):
         return None
     probe = copy.deepcopy(model)  # a pass in training mode may move statistics
     device = next(model.parameters()).device
@@ -104,7 +104,7 @@ def _modules(model: nn.Module, *, without: str) -> str:
     return "\n".join(
         f"{name}: {type(module).__qualname__}({module.extra_repr()})"
         for name, module in model.named_modules()
-        if not f"{name}.".startswith(without)
+        if not is_within(name, without)
     )
 
 

@@ -83,12 +83,12 @@ def test_held_values_are_bit_identical_and_free_ones_move(changes: dict[str, Any
         assert_held(model, masks, before)
     images = torch.randn(8, 3, 32, 32)
     learner.average.settle([images])
-    finished = transfer.plain_model(learner.average.model)
-    assert_held(finished, masks, before)
+    plain = transfer.plain_model(learner.average.model)
+    assert_held(plain, masks, before)
     for name, mask in masks.items():
-        assert (finished.get_parameter(name)[mask] != before[name][mask]).all(), name
+        assert (plain.get_parameter(name)[mask] != before[name][mask]).all(), name
     whole = "layer4.0.conv1.weight"
-    assert (finished.get_parameter(whole) != before[whole]).any(), "without a mask it is free"
+    assert (plain.get_parameter(whole) != before[whole]).any(), "without a mask it is free"
 
 
 def test_a_schedule_free_averages_norms_follow_the_held_weights() -> None:
@@ -99,11 +99,11 @@ def test_a_schedule_free_averages_norms_follow_the_held_weights() -> None:
         learn(learner, step=step)
     images = [torch.randn(8, 3, 32, 32)]
     learner.average.settle(images, hold=transfer.hold)
-    finished = transfer.plain_model(learner.average.model)
-    assert finished is learner.average.model
-    expected = deepcopy(finished)
+    plain = transfer.plain_model(learner.average.model)
+    assert plain is learner.average.model
+    expected = deepcopy(plain)
     reestimate_batch_norm(expected, images, only=trained_batch_norms(model))
-    for name, value in finished.state_dict().items():
+    for name, value in plain.state_dict().items():
         assert torch.equal(value, expected.state_dict()[name]), name
     learner.average.settle(images)
     drifted = transfer.plain_model(learner.average.model)
@@ -118,8 +118,8 @@ def test_what_is_held_already_is_not_copied() -> None:
     assert transfer.plain_model(model) is model
     with torch.no_grad():
         model.get_parameter(NAMES[0]).mul_(2)
-    finished = transfer.plain_model(model)
-    assert finished is not model
+    plain = transfer.plain_model(model)
+    assert plain is not model
     assert (model.get_parameter(NAMES[0]) == 2 * transfer.anchors[NAMES[0]]).all()
 
 

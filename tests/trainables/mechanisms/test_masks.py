@@ -82,8 +82,8 @@ def test_what_is_held_is_zero_after_every_step_and_the_rest_learns(changes: dict
         learn(one, range(step, step + 1))
         assert not held_values(net, masks).any()
         one.average.settle([torch.randn(8, 3, 16, 16)])
-        finished = transfer.plain_model(one.average.model)
-        assert not held_values(finished, masks).any()
+        plain = transfer.plain_model(one.average.model)
+        assert not held_values(plain, masks).any()
     for name, weight in backbone_weights(net).items():
         assert (weight[masks[name]] != before[name][masks[name]]).float().mean() > 0.9
 
@@ -104,9 +104,9 @@ def test_a_model_that_is_masked_already_is_not_copied() -> None:
     transfer.set_masks(random_masks(net))
     assert transfer.plain_model(net) is net
     dense = model()
-    finished = transfer.plain_model(dense)
-    assert finished is not dense
-    assert not held_values(finished, transfer.masks).any()
+    plain = transfer.plain_model(dense)
+    assert plain is not dense
+    assert not held_values(plain, transfer.masks).any()
     assert held_values(dense, transfer.masks).all(), "the average stays as it is"
 
 
@@ -160,11 +160,11 @@ def test_a_schedule_free_average_is_masked_before_its_norms_are_made() -> None:
     learn(one, range(3))
     images = [torch.randn(8, 3, 16, 16)]
     one.average.settle(images, hold=transfer.hold)
-    finished = transfer.plain_model(one.average.model)
-    assert finished is one.average.model
-    expected = finished.get_buffer("conv1.1.running_var").clone()
-    reestimate_batch_norm(finished, images)
-    assert torch.equal(finished.get_buffer("conv1.1.running_var"), expected)
+    plain = transfer.plain_model(one.average.model)
+    assert plain is one.average.model
+    expected = plain.get_buffer("conv1.1.running_var").clone()
+    reestimate_batch_norm(plain, images)
+    assert torch.equal(plain.get_buffer("conv1.1.running_var"), expected)
 
 
 def test_masks_are_held_on_frozen_weights_too() -> None:

@@ -1,4 +1,4 @@
-"""Masks move when the schedule moves, and what is finished is as sparse as in the end."""
+"""Masks move when the schedule moves, and a plain model is as sparse as in the end."""
 
 import timm
 import torch
@@ -55,7 +55,7 @@ def test_masks_stay_while_the_schedule_does() -> None:
     assert moved == [False, True, False, True, True, True]
 
 
-def test_what_is_finished_is_compressed_from_what_the_masks_left() -> None:
+def test_a_plain_model_is_compressed_from_what_the_masks_left() -> None:
     for scope in SparsityScope:
         net = model()
         transfer = scheduled(net, scope=scope)
@@ -63,13 +63,13 @@ def test_what_is_finished_is_compressed_from_what_the_masks_left() -> None:
             transfer.before_forward(step=step, total_steps=len(SHARES))
         average = model()
         nudge(average)
-        finished = transfer.plain_model(average)
-        assert zeros(finished) == ASKED
+        plain = transfer.plain_model(average)
+        assert zeros(plain) == ASKED
         assert zeros(average) == 0, "the average stays as it is"
         for name, mask in transfer.masks.items():
-            assert not finished.get_parameter(name)[~mask].any()
+            assert not plain.get_parameter(name)[~mask].any()
         transfer.hold(average)
-        assert zeros_by_weight(average) == zeros_by_weight(finished)
+        assert zeros_by_weight(average) == zeros_by_weight(plain)
         assert transfer.plain_model(average) is average
 
 

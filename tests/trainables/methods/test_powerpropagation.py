@@ -97,11 +97,11 @@ def test_the_finished_model_is_the_merged_average_cut_by_its_own_magnitudes(
     average = trial.average
     before = {name: value.clone() for name, value in average.state_dict().items()}
     effective = {n: m.weight for n, m in average.named_modules() if isinstance(m, nn.Conv2d)}
-    finished = dict(trial.measured_model.named_modules())
+    plain = dict(trial.measured_model.named_modules())
     kept, gone = [], []
     for name, weight in effective.items():
-        mask = finished[name].weight != 0
-        assert torch.equal(finished[name].weight[mask], weight[mask])
+        mask = plain[name].weight != 0
+        assert torch.equal(plain[name].weight[mask], weight[mask])
         kept.append(weight[mask].abs())
         gone.append(weight[~mask].abs())
     assert torch.cat(gone).max() <= torch.cat(kept).min()
