@@ -111,7 +111,7 @@ def _check_fixed(drawn: Draw, ranges: Ranges) -> None:
             continue
         if fields[name] != wanted:
             raise InvalidRangeError(
-                f"ranges.{name}={wanted!r} cannot be had: the search space makes "
+                f"space.ranges.{name}={wanted!r} cannot be had: the search space makes "
                 f"{fields[name]!r} of it; write {fields[name]!r} or another value it keeps."
             )
 
@@ -119,7 +119,7 @@ def _check_fixed(drawn: Draw, ranges: Ranges) -> None:
 def _unknown(name: str, known: tuple[str, ...]) -> str:
     shown = ", ".join(with_fields(parameter) for parameter in known) or "none"
     return (
-        f"ranges.{name} names no parameter left in the search space, which has {shown}; "
+        f"space.ranges.{name} names no parameter left in the search space, which has {shown}; "
         f"{_mend(name, known)}"
     )
 

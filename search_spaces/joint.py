@@ -10,9 +10,9 @@ def joint(trial: Trial, problem: Problem) -> Recipe:
     """Chooses a method and draws the rest from the space of its name.
 
     `method` is any method that has a space here and whose conditions the problem meets;
-    `ranges.method` lists those that are to compete. Parameters of one name are one parameter, so
-    that what the sampler learns of a learning rate it learns of all methods: a name must have the
-    same range in every space.
+    `space.ranges.method` lists those that are to compete. Parameters of one name are one parameter,
+    so that what the sampler learns of a learning rate it learns of all methods: a name must have
+    the same range in every space.
     """
     missing = {name: missing_condition(name, problem) for name in method_spaces()}
     possible = [name for name, condition in missing.items() if condition is None]

@@ -101,7 +101,7 @@ class _Interval:
 
 def _narrow(name: str, wanted: Any, own: _Interval, *, clip: bool) -> _Interval:
     """The part of `own` that `wanted` leaves."""
-    shown = f"ranges.{name}={wanted!r}"
+    shown = f"space.ranges.{name}={wanted!r}"
     low, high = _ends(shown, wanted, own)
     if own.log and low <= 0:
         raise InvalidRangeError(
@@ -181,7 +181,7 @@ def _on_grid(shown: str, left: _Interval, own: _Interval) -> _Interval:
 
 def _kept(name: str, wanted: Any, choices: Sequence[Any], *, clip: bool) -> tuple[Any, ...]:
     """The choices that `wanted` leaves, in the space's own order."""
-    shown, offered = f"ranges.{name}={wanted!r}", ", ".join(str(choice) for choice in choices)
+    shown, offered = f"space.ranges.{name}={wanted!r}", ", ".join(str(choice) for choice in choices)
     if isinstance(wanted, Mapping):
         raise InvalidRangeError(
             f"{shown} must be one choice or a list of choices, because the parameter is no "

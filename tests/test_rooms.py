@@ -5,6 +5,7 @@ libraries stay in their rooms, so that what needs no torch loads none.
 """
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -35,6 +36,8 @@ NEVER = {
 ONLY_IN = {"trainables/trial.py": {"ray"}}
 UNSAFE = {"pickle", "cloudpickle", "dill", "shelve"}
 """Nothing is unpickled from disk."""
+FRAGMENT = re.compile(r"(Of|Those|What|As|Whose)\b")
+"""The beginning of a docstring that is no full sentence."""
 NAMELESS = {"utils", "util", "helpers", "common", "misc", "manager"}
 """A file is a noun with one purpose."""
 
@@ -78,6 +81,18 @@ def silent_files(root: Path) -> list[str]:
     ]
 
 
+def fragments(root: Path) -> list[str]:
+    """Each docstring, also of a field, that only says something with the line above it."""
+    found = []
+    for path in sources(root):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+                text = str(node.value.value).lstrip()
+                if FRAGMENT.match(text):
+                    found.append(f"{path.relative_to(root).as_posix()}:{node.lineno} {text[:40]}")
+    return found
+
+
 def _is_facade(node: ast.stmt, package: str) -> bool:
     if isinstance(node, ast.ImportFrom):
         return node.level == 1 or (node.module or "").startswith(f"{package}.")
@@ -112,6 +127,25 @@ def test_files_say_what_they_are() -> None:
 
 def test_every_file_begins_by_saying_what_it_is() -> None:
     assert silent_files(ROOT) == []
+
+
+def test_docstrings_begin_as_sentences_do() -> None:
+    assert fragments(ROOT) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ('"""Of guessing, 0-1."""', True),
+        ('class A:\n    b: int\n    """As in `c`."""', True),
+        ('def f():\n    """Whose turn it is."""', True),
+        ('"""Offers a recipe."""', False),
+        ('def f():\n    """The error of guessing."""', False),
+    ],
+)
+def test_a_fragment_is_found(tmp_path: Path, text: str, found: bool) -> None:
+    write(tmp_path, {"analysis/file.py": text})
+    assert bool(fragments(tmp_path)) is found
 
 
 def test_every_folder_says_what_lives_in_it() -> None:

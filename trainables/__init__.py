@@ -1,1 +1,1 @@
-"""What one trial does."""
+"""Does what one trial does: a recipe is prepared, trained, measured, saved and exported."""

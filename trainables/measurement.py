@@ -1,4 +1,4 @@
-"""What a trial reports at a rung: the measurement, and how the trial stands."""
+"""The report of a trial at a rung: its measurement, and how it stands."""
 
 import json
 from collections.abc import Mapping
@@ -70,7 +70,7 @@ class Measurement:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """What a trial tells the driver at a rung, or at its end."""
+    """A trial's word to the driver at a rung, or at its end."""
 
     outcome: Outcome
     measurement: Measurement | None = None

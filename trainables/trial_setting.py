@@ -1,4 +1,4 @@
-"""What all trials of a sweep share: plain values that travel to the nodes."""
+"""The setting that all trials of a sweep share: plain values that travel to the nodes."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -10,7 +10,7 @@ from trainables.images.tasks import TaskSource
 
 @dataclass(frozen=True, kw_only=True)
 class TrialSetting:
-    """What all trials of a sweep share."""
+    """The values that all trials of a sweep share."""
 
     backbone: BackboneSource
     task: TaskSource

@@ -186,7 +186,7 @@ def test_a_bad_range_gets_one_sentence(ask: Any, wanted: Any, complaint: str) ->
     with pytest.raises(InvalidRangeError, match=re.escape(complaint)) as caught:
         ask(wanted)
     message = str(caught.value)
-    assert message.startswith("ranges.")
+    assert message.startswith("space.ranges.")
     assert message.endswith(".")
     assert "\n" not in message
 

@@ -23,7 +23,7 @@ from trainables.mechanisms.batch_norm_repair import CALIBRATION_IMAGES, repair_b
 from trainables.method import Conditions, MethodContext, Prepared, Transfer
 from trainables.pruning.absorption import Absorbing
 from trainables.pruning.channels.groups import ChannelGroup
-from trainables.pruning.plan import Criterion, PruningPlan, Scope, WidthRule
+from trainables.pruning.plan import Criterion, FilterScope, PruningPlan, WidthRule
 from trainables.pruning.pruner import prune, rebuild
 from trainables.pruning.reductions import Reduction
 from trainables.pruning.ridge import fit_ridge
@@ -39,7 +39,7 @@ class _Settings(Settings):
     pruning_ratio: float = Field(ge=0, lt=1)
     criterion: Annotated[Criterion, Field(strict=False)] = Criterion.L1
     width_rule: Annotated[WidthRule, Field(strict=False)] = WidthRule.INNER
-    scope: Annotated[Scope, Field(strict=False)] = Scope.LAYER
+    scope: Annotated[FilterScope, Field(strict=False)] = FilterScope.LAYER
     batch_norm_repair: bool = False
     ridge_repair: bool = False
 

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trainables.backbones.layers import is_within
 from trainables.backbones.modes import eval_mode
 from trainables.errors import InfeasibleError
 from trainables.learning.parts_that_fit import in_parts_that_fit
@@ -68,7 +69,7 @@ def fit_ridge(
     layers = [
         _Regression(model, layer)
         for layer in reduced_layers(reductions)
-        if layer.side is Side.IN and not _is_inside(layer.name, head)
+        if layer.side is Side.IN and not (head and is_within(layer.name, head))
     ]
     hooks = [
         model.get_submodule(regression.layer.name).register_forward_pre_hook(regression.note)
@@ -150,10 +151,6 @@ class _Regression:
         penalised = gram + PENALTY * scale * torch.eye(kept, dtype=gram.dtype)
         solution: Tensor = torch.linalg.solve(penalised, product.T)
         return solution.T
-
-
-def _is_inside(name: str, module: str | None) -> bool:
-    return module is not None and f"{name}.".startswith(f"{module}.")
 
 
 def _samples(values: Tensor, *, taps: int, last: bool) -> Tensor:
