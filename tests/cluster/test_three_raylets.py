@@ -83,7 +83,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
 
 
 class Reports:
-    """What trials report, and the kill of a worker as soon as one may strike.
+    """The reports of trials, and the kill of a worker as soon as one may strike.
 
     The kill happens while the driver is told of a rung, so that the sweep cannot be over before:
     a third of the trials are finished, and the one that reports has most of its rungs before it.

@@ -1,25 +1,25 @@
 """Trials made of numbers: what the tests of the driver's side feed it."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from pyarrow import fs
 
-from orchestrator.store.journal import Journal
+from orchestrator.store.journal import Event, Journal
 from orchestrator.store.ledger import Ledger, TrialRecord, TrialState
-from search_spaces.recipe import Recipe
+from search_spaces.recipe import Recipe, Setting
 from trainables.measurement import Measurement, Outcome, Report
 
 LEVELS = (1e9, 2e9, 4e9, 8e9)
 
 
-def recipe(number: int = 0, *, target_flops: float = LEVELS[-1], **settings: Any) -> Recipe:
+def recipe(number: int = 0, *, target_flops: float = LEVELS[-1], **settings: Setting) -> Recipe:
     """A recipe that `number` makes its own."""
     return Recipe(
         method="filter_pruning",
-        settings={"pruning_ratio": 0.5, "criterion": "l1"} | settings,
+        settings={"pruning_ratio": 0.5, "criterion": "l1", **settings},
         learning_rate=0.01 / (1 + number),
         weight_decay=1e-4,
         batch_size=32,
@@ -34,16 +34,14 @@ def recipe(number: int = 0, *, target_flops: float = LEVELS[-1], **settings: Any
 
 def record(number: int = 0, **values: Any) -> TrialRecord:
     """A trial as it is when it is suggested."""
-    return TrialRecord(
-        **{
-            "trial_id": f"t{number}",
-            "number": number,
-            "recipe": recipe(number),
-            "seed": number,
-            "suggested_at": 0.0,
-        }
-        | values
-    )
+    suggested: dict[str, Any] = {
+        "trial_id": f"t{number}",
+        "number": number,
+        "recipe": recipe(number),
+        "seed": number,
+        "suggested_at": 0.0,
+    }
+    return TrialRecord(**suggested | values)
 
 
 def measurement(
@@ -71,7 +69,7 @@ def measurement(
 
 
 def reported(rung: int, val_error: float = 0.5, *, over: bool = False, **values: Any) -> Report:
-    """What a trial reports that measured `measurement(rung, val_error)`."""
+    """The report of a trial that measured `measurement(rung, val_error)`."""
     outcome = Outcome.COMPLETE if over else Outcome.RUNNING
     return Report(outcome=outcome, measurement=measurement(rung, val_error, **values))
 
@@ -90,9 +88,9 @@ class MemoryJournal(Journal):
     """A journal that lasts as long as the test."""
 
     def __init__(self) -> None:
-        self.kept: list[dict[str, Any]] = []
+        self.kept: list[Event] = []
 
-    def events(self) -> Iterable[dict[str, Any]]:  # type: ignore[override]
+    def events(self) -> Iterator[Event]:
         return iter(list(self.kept))
 
     def append(self, event: Mapping[str, Any]) -> None:

@@ -77,7 +77,7 @@ def config(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def refused(config: Path, prunetune: Prunetune, tmp_path: Path) -> Callable[..., str]:
-    """What `prunetune sweep` says about the config; nothing of a sweep may have begun."""
+    """Runs `prunetune sweep` and returns its complaint; nothing of a sweep may have begun."""
 
     def sentence(*overrides: str, path: Path = config) -> str:
         ended = prunetune("sweep", str(path), *overrides)

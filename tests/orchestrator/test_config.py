@@ -32,7 +32,7 @@ def read(path: Path, *overrides: str) -> SweepConfig:
 
 
 def refusal(path: Path, *overrides: str) -> str:
-    """What the user is told, which is one sentence on one line."""
+    """The complaint that the user reads, which is one sentence on one line."""
     with pytest.raises(InputError) as caught:
         read(path, *overrides)
     sentence = str(caught.value)
@@ -223,7 +223,7 @@ def test_a_config_from_before_a_key_was_there_reads_as_one_that_leaves_it_out(
 
 
 def test_a_task_is_told_apart_by_all_that_the_config_says_of_it(config: Path) -> None:
-    keys = {
+    keys: dict[str, Any] = {
         "subset": "plants",
         "revision": "0123abc",
         "image_column": "photo",
@@ -236,7 +236,7 @@ def test_a_task_is_told_apart_by_all_that_the_config_says_of_it(config: Path) ->
     assert {f.name for f in fields(TaskSource)} == {"source", *keys}
     task = read(config, *(f"task.{key}={value}" for key, value in keys.items())).task
     source = task.to_source()
-    assert source == TaskSource(**{"source": "digits", **keys, "classes": ("oak", "elm")})
+    assert source == TaskSource(source="digits", **keys | {"classes": ("oak", "elm")})
     assert source.set_values() == {"source": "digits", **keys}
     assert read(config).task.to_source().set_values() == {"source": "digits"}
 

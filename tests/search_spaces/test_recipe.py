@@ -20,7 +20,7 @@ OLDER: dict[str, Any] = {
     "augmentation": 0.0,
     "target_flops": 1e9,
 }
-"""As it was stored before recipes chose an optimiser."""
+"""A recipe that was stored before recipes chose an optimiser."""
 
 
 def test_an_older_recipe_is_read_as_what_was_done_then_and_keeps_its_id() -> None:

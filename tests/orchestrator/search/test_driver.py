@@ -83,7 +83,7 @@ class Sweep:
         startup_trials: int = 100,
         seed: int = 0,
     ) -> Driver:
-        """What a new process starts: everything is read back from the folder."""
+        """The driver of a new process: everything is read back from the folder."""
         self.journal = Journal(disk(self.folder), "journal")
         self.ledger = Ledger(self.journal, clock=self.clock)
         self.ledger.open(sweep_id="sweep")
@@ -124,7 +124,7 @@ class Sweep:
 
 @dataclass
 class Slots:
-    """Runs trials side by side and lets chance say who reports first."""
+    """Runs trials side by side and lets chance say which reports first."""
 
     driver: Driver
     random: Random = field(default_factory=lambda: Random(0))
@@ -430,7 +430,7 @@ def test_a_generation_waits_for_the_one_before(sweep: Sweep) -> None:
 
 
 def test_a_generation_cut_by_the_budget_is_not_filled_up_while_it_runs(sweep: Sweep) -> None:
-    """Whether compute comes back early enough would depend on who reports first."""
+    """Whether compute comes back early enough would depend on which trial reports first."""
     driver = sweep.driver(budget=Budget(sweep_flops=2 * LEVELS[-1]), generation=30)
     trials = []
     while isinstance(trial := driver.next_trial(), TrialRecord):

@@ -20,7 +20,7 @@ def decide(halving: Halving, error: float, peers: list[float]) -> Decision:
 
 
 def decisions(halving: Halving, arrivals: list[float]) -> list[Decision]:
-    """What becomes of trials that reach one rung one after another."""
+    """The decisions on trials that reach one rung one after another."""
     return [decide(halving, error, arrivals[: place + 1]) for place, error in enumerate(arrivals)]
 
 

@@ -1,9 +1,11 @@
 """Pausing halving: numbers in, verdicts and promotions out."""
 
+from collections.abc import Mapping
+
 import pytest
 
 from orchestrator.search.pausing_halving import PausingHalving
-from orchestrator.search.strategy import GO_ON, Decision, Verdict
+from orchestrator.search.strategy import GO_ON, Decision, ErrorsAt, Verdict
 from orchestrator.store.ledger import TrialRecord, TrialState
 from tests.orchestrator.fake_trials import measurement, record
 from tests.orchestrator.search.standings import standing
@@ -14,6 +16,11 @@ AT = {
     1: {"t1": 0.25, "t3": 0.1},
 }
 """Errors by rung and trial."""
+
+
+def always(errors: Mapping[str, float]) -> ErrorsAt:
+    """The same errors, whatever the rung."""
+    return lambda rung: errors
 
 
 def paused(number: int) -> TrialRecord:
@@ -29,7 +36,7 @@ def paused(number: int) -> TrialRecord:
 def resumed(*numbers: int, factor: float = 2) -> int | None:
     trials = [paused(number) for number in numbers]
     trial = PausingHalving(reduction_factor=factor).resume(trials, lambda rung: AT[rung])
-    return trial and trial.number
+    return trial.number if trial else None
 
 
 @pytest.mark.parametrize(
@@ -61,14 +68,14 @@ def test_places_come_with_arrivals() -> None:
     for others in range(5):
         errors = {"t0": 0.3, **{f"t{n + 1}": 0.9 for n in range(others)}}
         expected = trial if len(errors) >= 3 else None
-        assert race.resume([trial], lambda rung, errors=errors: errors) is expected
+        assert race.resume([trial], always(errors)) is expected
 
 
 def test_the_first_suggested_of_equals_goes_on() -> None:
     trials = [record(n, measurements=(measurement(0, 0.3),)) for n in (0, 1)]
     race = PausingHalving(reduction_factor=2)
     errors = {"t0": 0.3, "t1": 0.3, "t2": 0.5}
-    assert race.resume(trials, lambda rung: errors) is trials[0]
+    assert race.resume(trials, always(errors)) is trials[0]
 
 
 def test_an_error_that_is_not_finite_never_goes_on() -> None:
@@ -76,7 +83,7 @@ def test_an_error_that_is_not_finite_never_goes_on() -> None:
     trial = record(0, measurements=(measurement(0, nan),))
     race = PausingHalving(reduction_factor=2)
     assert race.judge(standing(nan, [nan, 0.9, 0.9, 0.9])) == PAUSE
-    assert race.resume([trial], lambda rung: {"t0": nan, "t1": 0.9, "t2": 0.9}) is None
+    assert race.resume([trial], always({"t0": nan, "t1": 0.9, "t2": 0.9})) is None
 
 
 @pytest.mark.parametrize("factor", [1, 0.5, float("nan")])

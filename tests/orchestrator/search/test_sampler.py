@@ -1,4 +1,4 @@
-"""What every sampler keeps to: one recipe a number, the same after every restart."""
+"""Every sampler keeps to one contract: one recipe a number, the same after every restart."""
 
 from collections.abc import Callable
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What every scheduler keeps to, whatever its name: numbers in, verdicts out."""
+"""Every scheduler keeps to one contract, whatever its name: numbers in, verdicts out."""
 
 from math import inf, nan
 from random import Random

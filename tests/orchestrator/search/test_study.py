@@ -236,7 +236,7 @@ def test_an_empty_ledger_empties_the_study(path: Path) -> None:
 
 
 def test_a_file_cut_anywhere_is_mended(path: Path) -> None:
-    """What kill -9, a full disk or a lost page leave of the file."""
+    """A kill -9, a full disk or a lost page may leave any part of the file."""
     records = sweep(path)
     before, whole = facts(path), path.read_bytes()
     last_line = whole[:-1].rfind(b"\n") + 1

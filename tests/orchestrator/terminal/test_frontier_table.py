@@ -13,7 +13,7 @@ from orchestrator.terminal.frontier_table import FrontierTable, short_recipe
 from search_spaces.recipe import Setting
 from tests.orchestrator.fake_trials import measurement, recipe
 
-LONGEST = {
+LONGEST: dict[str, Setting] = {
     "method": "filter_pruning",
     "criterion": "random",
     "pruning_ratio": 0.55,
@@ -118,7 +118,13 @@ def test_any_methods_settings_are_shortened() -> None:
     shared = {name: LONGEST[name] for name in ("learning_rate", "trainable_depth")}
     shared |= {"resolution": 16, "batch_size": 16}
     assert short_recipe(shared) == "lr 0.0031 d0.75 16px b16"
-    settings = {"temperature": 2, "mask_decay": 1e-4, "warm_up": True, "cold": False, "kind": "a"}
+    settings: dict[str, Setting] = {
+        "temperature": 2,
+        "mask_decay": 1e-4,
+        "warm_up": True,
+        "cold": False,
+        "kind": "a",
+    }
     assert short_recipe(settings | shared).startswith("t2 d0.0001 wu/a · lr 0.0031")
 
 

@@ -37,23 +37,21 @@ def test_the_ui_answers_until_it_is_stopped(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    server = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, "-m", "orchestrator", "ui", str(tmp_path), "--port", str(port)],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
         start_new_session=True,
-    )
-    try:
-        assert server.stdout is not None
-        assert f"http://127.0.0.1:{port}" in server.stdout.readline()
-        wait_until(lambda: answers(port), what="the UI answers")
-        os.kill(server.pid, signal.SIGTERM)  # the one process that the user knows
-        server.wait(timeout=LIMIT_SECONDS)
-        wait_until(lambda: not answers(port), what="the UI is gone")
-    finally:
-        if server.poll() is None:
-            os.killpg(server.pid, signal.SIGKILL)
-        server.stdout.close()
-        server.wait()
+    ) as server:
+        try:
+            assert server.stdout is not None
+            assert f"http://127.0.0.1:{port}" in server.stdout.readline()
+            wait_until(lambda: answers(port), what="the UI answers")
+            os.kill(server.pid, signal.SIGTERM)  # the one process that the user knows
+            server.wait(timeout=LIMIT_SECONDS)
+            wait_until(lambda: not answers(port), what="the UI is gone")
+        finally:
+            if server.poll() is None:
+                os.killpg(server.pid, signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""What MLflow shows of a sweep."""
+"""MLflow shows a sweep as it went."""
 
 from dataclasses import replace
 

@@ -26,6 +26,12 @@ def recipes(of: Problem, number: int = 200) -> list[Recipe]:
     return [draw(filter_pruning, {}, of, RandomSampler(seed=seed)).recipe for seed in range(number)]
 
 
+def ratio_of(recipe: Recipe) -> float:
+    ratio = recipe.settings["pruning_ratio"]
+    assert isinstance(ratio, int | float)
+    return ratio
+
+
 def test_a_given_trial_gives_the_recipe_of_its_values() -> None:
     values = {
         "pruning_ratio": 0.5,
@@ -76,7 +82,7 @@ def test_a_given_trial_gives_the_recipe_of_its_values() -> None:
 
 def test_every_choice_and_both_ends_are_reached() -> None:
     drawn = recipes(problem())
-    pruned = [r.settings for r in drawn if r.settings["pruning_ratio"] > 0]
+    pruned = [r.settings for r in drawn if ratio_of(r) > 0]
     assert {settings["criterion"] for settings in pruned} == set(CRITERIA)
     assert {settings["width_rule"] for settings in pruned} == {"inner", "all"}
     assert {settings["scope"] for settings in pruned} == {"layer", "global", "isomorphic"}
@@ -131,7 +137,7 @@ def test_batches_are_drawn_by_ratio_not_by_difference() -> None:
 
 
 def test_dense_has_a_real_chance() -> None:
-    dense = [r for r in recipes(problem()) if r.settings["pruning_ratio"] == 0]
+    dense = [r for r in recipes(problem()) if ratio_of(r) == 0]
     assert 4 <= len(dense) <= 25, "one in twenty of 200"
 
 

@@ -20,7 +20,7 @@ from trainables.mechanisms.masks import Masks
 NAMES = ("conv1.0.weight", "layer1.0.bn1.weight", "layer4.0.conv2.weight", "layer2.0.bn2.bias")
 FROZEN = ("layer3.0.conv1.weight",)
 STEPS = 4
-OPTIMIZERS = [
+OPTIMIZERS: list[dict[str, Any]] = [
     {"optimizer": Optimizer.SGD},
     {"optimizer": Optimizer.ADAMW},
     {"optimizer": Optimizer.SCHEDULE_FREE_ADAMW, "schedule": Schedule.CONSTANT},
@@ -29,7 +29,8 @@ OPTIMIZERS = [
 
 def backbone() -> nn.Module:
     torch.manual_seed(0)
-    return timm.create_model("test_resnet", num_classes=4)
+    made: nn.Module = timm.create_model("test_resnet", num_classes=4)
+    return made
 
 
 def some_masks(model: nn.Module) -> Masks:

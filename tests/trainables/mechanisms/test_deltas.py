@@ -24,9 +24,9 @@ from trainables.mechanisms.deltas import (
     delta_room,
     gated_deltas,
     largest_fitting,
-    merge,
     open_gates,
 )
+from trainables.mechanisms.reparametrization import merge
 
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "test_resnet": lambda: timm.create_model("test_resnet", num_classes=5),
@@ -45,7 +45,7 @@ def made(name: str) -> nn.Module:
 def with_deltas(plain: nn.Module, *, per_filter: bool = False) -> nn.Module:
     model = deepcopy(plain)
     for name, weight in backbone_weights(model).items():
-        weight.requires_grad_(requires_grad=False)
+        weight.requires_grad = False
         layer = model.get_submodule(name.rpartition(".")[0])
         delta = GatedDelta(weight.detach(), per_filter=per_filter, score=0.0)
         parametrize.register_parametrization(layer, "weight", delta)

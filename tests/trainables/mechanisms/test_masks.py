@@ -131,7 +131,9 @@ def test_only_held_values_that_would_be_trained_are_not_updated() -> None:
     for name, parameter in net.named_parameters():
         parameter.requires_grad_(name.startswith("fc."))
     transfer = masked(net, random_masks(net))
-    assert transfer.updated_params(net) == sum(p.numel() for p in net.fc.parameters())
+    assert transfer.updated_params(net) == sum(
+        p.numel() for p in net.get_submodule("fc").parameters()
+    )
 
 
 def test_restored_masks_are_those_that_were_saved() -> None:

@@ -13,7 +13,8 @@ from trainables.mechanisms.sample_gradients import gradients_of, sample_gradient
 
 def backbone(name: str = "test_resnet") -> nn.Module:
     torch.manual_seed(0)
-    return timm.create_model(name, num_classes=4, drop_rate=0.5).train()
+    made: nn.Module = timm.create_model(name, num_classes=4, drop_rate=0.5)
+    return made.train()
 
 
 def batches() -> list[tuple[Tensor, Tensor]]:

@@ -58,9 +58,9 @@ def test_it_looks_at_no_more_images_than_it_says(model: nn.Module) -> None:
 
 
 def test_its_statistics_are_those_of_the_pruned_model(model: nn.Module) -> None:
-    before = model.layer4[0].bn1.running_var.clone()
+    before = model.get_buffer("layer4.0.bn1.running_var").clone()
     filter_pruning.prepare(model, context_for(model))
-    after = model.layer4[0].bn1.running_var
+    after = model.get_buffer("layer4.0.bn1.running_var")
     assert len(after) < len(before)
     assert not torch.equal(after, torch.ones_like(after))
 
@@ -110,7 +110,7 @@ def test_without_repairs_nothing_is_spent_and_the_weights_are_those_that_stay(
     plain = copy.deepcopy(model)
     prepared = filter_pruning.prepare(model, context_for(model, batch_norm_repair=False))
     assert prepared.flops == 0
-    plan = PruningPlan(ratio=0.5, criterion="l2")
+    plan = PruningPlan(ratio=0.5, criterion=Criterion.L2)
     assert prune(plain, plan, head="fc", resolution=32, seed=1).to_dict() == prepared.structure
     theirs = plain.state_dict()
     assert all(torch.equal(value, theirs[name]) for name, value in model.state_dict().items())
@@ -139,7 +139,7 @@ def test_the_ridge_correction_costs_dense_forward_passes_and_its_algebra(model: 
     twin = copy.deepcopy(model)
     prune(
         twin,
-        PruningPlan(ratio=0.5, criterion="l2"),
+        PruningPlan(ratio=0.5, criterion=Criterion.L2),
         head="fc",
         resolution=32,
         seed=1,
@@ -154,7 +154,7 @@ def test_the_ridge_correction_costs_dense_forward_passes_and_its_algebra(model: 
 
 def test_what_a_failed_preparation_cost_is_told(model: nn.Module) -> None:
     dense = count_flops(model, resolution=32).train_flops
-    nn.init.zeros_(model.fc.weight)
+    nn.init.zeros_(model.get_parameter("fc.weight"))
     with pytest.raises(InfeasibleError, match="no gradient at any channel") as caught:
         filter_pruning.prepare(model, context_for(model, criterion="taylor"))
     assert caught.value.spent_flops == 40 * dense

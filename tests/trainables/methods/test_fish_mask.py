@@ -28,7 +28,8 @@ BACKBONE = 373_076 - HEAD
 
 def backbone() -> nn.Module:
     torch.manual_seed(0)
-    return timm.create_model("test_resnet", num_classes=5)
+    made: nn.Module = timm.create_model("test_resnet", num_classes=5)
+    return made
 
 
 def prepared_transfer(model: nn.Module, settings: dict[str, Any]) -> Transfer:

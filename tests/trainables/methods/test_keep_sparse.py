@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from search_spaces.space import missing_condition
+from tests.known import known
 from tests.trainables.mechanisms.sparse_models import (
     HEAD,
     PARAMS,
@@ -51,7 +52,7 @@ def test_the_linear_regime_trains_the_head_alone(run_of: RunOf) -> None:
     whole = run_of("keep_sparse", "head")
     measured = whole.curve[-1]
     assert measured.updated_params == HEAD
-    assert measured.sparse_train_flops < 0.5 * measured.train_flops
+    assert known(measured.sparse_train_flops) < 0.5 * measured.train_flops
     for name, weight in backbone_weights(whole.exported.module).items():
         assert torch.equal(weight, sparse_weights()[name])
 
@@ -62,7 +63,7 @@ def test_zeros_are_not_updated_and_could_be_skipped(digits: ImageStore) -> None:
     (full,) = run(replace(one, method="full").trial(digits))
     assert sparse.updated_params == PARAMS - ARRIVED
     assert sparse.train_flops == full.train_flops
-    assert sparse.sparse_train_flops < 0.6 * full.sparse_train_flops
+    assert known(sparse.sparse_train_flops) < 0.6 * known(full.sparse_train_flops)
 
 
 def test_a_dense_backbone_is_refused() -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from search_spaces.recipe import Optimizer
+from tests.known import known
 from tests.trainables.mechanisms.sparse_models import WEIGHTS, zeros
 from tests.trainables.methods.example_runs import RunOf
 from tests.trainables.methods.examples.powerpropagation import AT_A_RUNG, EXAMPLE
@@ -66,7 +67,7 @@ def test_every_rung_is_exactly_as_sparse_as_asked(
         assert measured is not None
         assert zeros(trial.measured_model) == ASKED
         assert measured.updated_params == measured.params - ASKED
-        assert measured.sparse_inference_flops < 0.5 * measured.inference_flops
+        assert known(measured.sparse_inference_flops) < 0.5 * measured.inference_flops
 
 
 @pytest.mark.parametrize("optimizer", Optimizer)
@@ -123,7 +124,7 @@ def test_it_costs_what_full_finetuning_costs(digits: ImageStore, run_of: RunOf) 
     powers = run_of("powerpropagation", "sgd").curve
     assert [m.train_flops for m in powers] == [m.train_flops for m in full]
     assert [m.sparse_train_flops for m in powers[:2]] == [m.train_flops for m in full[:2]]
-    assert powers[-1].sparse_train_flops < 0.8 * full[-1].train_flops
+    assert known(powers[-1].sparse_train_flops) < 0.8 * full[-1].train_flops
 
 
 def test_the_exported_backbone_is_as_sparse_as_asked(run_of: RunOf) -> None:

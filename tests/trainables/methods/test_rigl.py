@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.known import known
 from tests.trainables.mechanisms.sparse_models import PARAMS, WEIGHTS, steps, zeros
 from tests.trainables.methods.example_runs import RunOf
 from tests.trainables.methods.examples.rigl import EXAMPLE
@@ -56,7 +57,8 @@ def test_connections_move_and_their_number_stays(
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_what_is_grown_learns_in_the_steps_that_follow(digits: ImageStore, optimizer: str) -> None:
     trial = EXAMPLE.but(**OPTIMIZERS[optimizer]).trial(digits)
-    masks, grown = masks_of(trial), {}
+    masks = masks_of(trial)
+    grown: dict[str, Tensor] = {}
     for _, model in steps(trial):
         weights = backbone_weights(model)
         for name, new in grown.items():
@@ -139,7 +141,7 @@ def test_a_fraction_of_zero_moves_nothing(digits: ImageStore) -> None:
     moving = run(EXAMPLE.trial(digits))
     assert [m.train_flops for m in curve] == [m.train_flops for m in moving], "moving costs nothing"
     assert curve[-1].val_loss != moving[-1].val_loss
-    assert moving[-1].sparse_train_flops < 0.5 * moving[-1].train_flops
+    assert known(moving[-1].sparse_train_flops) < 0.5 * moving[-1].train_flops
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tests.known import known
 from tests.trainables.contexts import make_context
 from tests.trainables.mechanisms.sparse_models import WEIGHTS, zeros
 from tests.trainables.methods.example_runs import RunOf
@@ -31,7 +32,8 @@ ASKED = round(0.9 * WEIGHTS)
 
 def backbone() -> nn.Module:
     torch.manual_seed(0)
-    return timm.create_model("test_resnet", num_classes=5)
+    made: nn.Module = timm.create_model("test_resnet", num_classes=5)
+    return made
 
 
 @pytest.fixture
@@ -83,7 +85,7 @@ def test_every_rung_and_the_export_are_as_sparse_as_asked(run_of: RunOf, name: s
         assert zeros(model) == ASKED
         if name != "head":
             assert measured.updated_params == measured.params - ASKED, "zeros are not updated"
-        assert measured.sparse_train_flops < measured.train_flops
+        assert known(measured.sparse_train_flops) < measured.train_flops
     assert zeros(whole.exported.module) == ASKED
 
 
