@@ -1,4 +1,4 @@
-"""What a method is given, made for one model on noise."""
+"""A method's context, made for one model on noise."""
 
 from collections.abc import Iterator, Mapping
 from copy import deepcopy

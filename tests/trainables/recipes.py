@@ -77,15 +77,20 @@ def make_trial(
 def run(trial: Finetuning, folder: Path | None = None) -> list[Measurement]:
     """Trains to the end, saving every rung in `folder`; the measurements, in order."""
     curve = []
-    while trial.outcome is Outcome.RUNNING:
-        trial.advance()
-        if trial.outcome is Outcome.DIVERGED:
-            break
-        assert trial.measurement is not None
-        curve.append(trial.measurement)
+    while trial.outcome is Outcome.RUNNING and (measured := advance(trial)) is not None:
+        curve.append(measured)
         if folder is not None:
-            trial.save(rung_uri(folder, trial.measurement.rung))
+            trial.save(rung_uri(folder, measured.rung))
     return curve
+
+
+def advance(trial: Finetuning) -> Measurement | None:
+    """Trains to the next rung; its measurement, or None where the trial diverged."""
+    trial.advance()
+    if trial.outcome is Outcome.DIVERGED:
+        return None
+    assert trial.measurement is not None
+    return trial.measurement
 
 
 def rung_uri(folder: Path, rung: int) -> str:

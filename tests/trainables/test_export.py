@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,7 +69,7 @@ def trained(
 
 
 @pytest.fixture
-def exported(trained: Trained, digits: ImageStore, tmp_path: Path) -> Iterator[Path]:
+def exported(trained: Trained, digits: ImageStore, tmp_path: Path) -> Path:
     export_model(
         trained.uri,
         tmp_path / "model",

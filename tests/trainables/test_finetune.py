@@ -96,7 +96,7 @@ CHOICES = [
     for optimizer in (Optimizer.SGD, Optimizer.ADAMW)
     for schedule in Schedule
 ] + [FREE]
-MIXED = {"clip_norm": 0.5, "mixup": 0.2, "cutmix": 1.0, "class_weighting": 0.5}
+MIXED: dict[str, Any] = {"clip_norm": 0.5, "mixup": 0.2, "cutmix": 1.0, "class_weighting": 0.5}
 
 
 @pytest.mark.parametrize("choice", CHOICES, ids=lambda choice: "-".join(choice.values()))
@@ -129,7 +129,7 @@ def test_every_optimiser_and_schedule_resumes_bit_for_bit(
 
 @pytest.mark.parametrize("mixing", [{"mixup": 0.2}, {"cutmix": 1.0}])
 def test_a_head_trained_on_mixed_images_is_trained_on_images(
-    digits: ImageStore, mixing: dict[str, float]
+    digits: ImageStore, mixing: dict[str, Any]
 ) -> None:
     recipe = make_recipe(trainable_depth=0.0, **mixing)
     trial = make_trial(digits, recipe)
@@ -145,8 +145,10 @@ def test_mixed_labels_and_weighted_classes_train_on_a_task_that_lacks_a_class(
     kept = train.labels != 2
     skewed = replace(
         digits,
-        splits=digits.splits
-        | {"train": Split(images=train.images[kept], labels=train.labels[kept])},
+        splits={
+            **digits.splits,
+            "train": Split(images=train.images[kept], labels=train.labels[kept]),
+        },
     )
     (measured,) = run(
         make_trial(skewed, make_recipe(**MIXED | {"class_weighting": 1.0}), levels=(7e8,))
@@ -321,7 +323,10 @@ def test_a_training_set_smaller_than_a_batch_is_seen_again_and_again(digits: Ima
     train = digits.splits["train"]
     few = replace(
         digits,
-        splits=digits.splits | {"train": Split(images=train.images[:3], labels=train.labels[:3])},
+        splits={
+            **digits.splits,
+            "train": Split(images=train.images[:3], labels=train.labels[:3]),
+        },
     )
     trial = make_trial(few, make_recipe(batch_size=8, pruning_ratio=0.3))
     trial.advance()

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from ray.tune import Trainable
 
 from search_spaces.recipe import Recipe
 from tests.trainables.recipes import DIGITS, LEVELS, SMALL, make_recipe
@@ -72,18 +73,23 @@ def actor(tmp_path_factory: pytest.TempPathFactory, image_cache: Path) -> Iterat
     )
     made = TransferTrial(config(first))
     yield made
-    made.stop()
+    stop(made)
 
 
-def step(actor: TransferTrial) -> Report:
+def stop(actor: Trainable) -> None:
+    """Ends the actor as Tune does, which knows it as a trainable like any other."""
+    actor.stop()
+
+
+def step(actor: Trainable) -> Report:
     return Report.from_json(actor.train()["report"])
 
 
-def reset(actor: TransferTrial, values: dict[str, Any]) -> None:
+def reset(actor: Trainable, values: dict[str, Any]) -> None:
     assert actor.reset(values)
 
 
-def run(actor: TransferTrial) -> list[Report]:
+def run(actor: Trainable) -> list[Report]:
     """Steps until the trial says it is over."""
     reports = [step(actor)]
     while reports[-1].outcome is Outcome.RUNNING:
@@ -106,7 +112,9 @@ def test_a_trial_reports_every_rung_and_leaves_its_checkpoints(
     assert [r.outcome for r in reports] == [Outcome.RUNNING] * (len(rungs) - 1) + [Outcome.COMPLETE]
     assert complete_rungs(f"{setting.trials_uri}/t0") == rungs
     assert all(r.unmeasured_flops == 0 and r.reason is None for r in reports)
-    assert all(r.set_up_at == reports[0].set_up_at <= r.reported_at for r in reports)
+    (set_up_at,) = {r.set_up_at for r in reports}
+    assert set_up_at is not None
+    assert all(r.reported_at is not None and set_up_at <= r.reported_at for r in reports)
 
 
 def test_a_checkpoint_lies_there_before_its_rung_is_reported(
@@ -232,7 +240,7 @@ def test_a_sweeps_weights_are_those_of_every_trial(
     torch.manual_seed(1)
     pretrained = build(SMALL, num_classes=4)
     with torch.no_grad():
-        pretrained.layer1[0].conv1.weight.zero_()
+        pretrained.get_parameter("layer1.0.conv1.weight").zero_()
     torch.save(pretrained.state_dict(), tmp_path / "w.pth")
     source = BackboneSource(model="test_resnet", weights=str(tmp_path / "w.pth"))
     reset(actor, config(replace(setting, backbone=source), make_recipe(trainable_depth=0.0)))

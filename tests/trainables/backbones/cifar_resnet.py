@@ -50,7 +50,8 @@ class CifarResNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         maps = F.relu(self.bn1(self.conv1(images)))
         maps = self.layer3(self.layer2(self.layer1(maps)))
-        return self.linear(maps.mean((2, 3)))
+        logits: Tensor = self.linear(maps.mean((2, 3)))
+        return logits
 
     @staticmethod
     def _stage(inputs: int, width: int, blocks: int) -> nn.Sequential:

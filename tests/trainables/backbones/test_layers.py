@@ -173,9 +173,9 @@ def test_the_share_of_zeros_leaves_head_norms_and_biases_out() -> None:
     )
     assert zero_share(model) == 0
     with torch.no_grad():
-        model[4].weight.zero_()
-        model[1].weight.zero_()
-        model[0].bias.zero_()
-        model[0].weight[0] = 0
+        model.get_parameter("4.weight").zero_()
+        model.get_parameter("1.weight").zero_()
+        model.get_parameter("0.bias").zero_()
+        model.get_parameter("0.weight")[0] = 0
     assert zero_share(model) == 3 / (12 + 32)
     assert zero_share(nn.Sequential(nn.Flatten(), nn.Linear(3, 2))) == 0

@@ -20,7 +20,8 @@ def frozen(model: nn.Module, *, trainable_depth: float = 0.0) -> nn.Module:
 
 def timm_model(name: str, **arguments: float) -> nn.Module:
     torch.manual_seed(0)
-    return timm.create_model(name, num_classes=4, **arguments)
+    model: nn.Module = timm.create_model(name, num_classes=4, **arguments)
+    return model
 
 
 class Tiny(nn.Module):
@@ -35,7 +36,8 @@ class Tiny(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         pooled = self.before(self.conv(images).relu()).mean((2, 3))
-        return self.after(self.fc(pooled))
+        logits: Tensor = self.after(self.fc(pooled))
+        return logits
 
 
 class Twice(Tiny):
@@ -130,6 +132,6 @@ def test_a_fingerprint_tells_trunks_apart_and_heads_not() -> None:
 
     assert make() == make()
     assert make() == make(lambda model: model.fc.weight.zero_())
-    assert make() != make(lambda model: model.conv.bias[0].add_(1e-6))
+    assert make() != make(lambda model: model.get_parameter("conv.bias")[0].add_(1e-6))
     assert make() != make(stride)
     assert make() != make(lambda model: model.register_buffer("more", torch.zeros(1)))

@@ -116,9 +116,13 @@ def test_of_many_writers_each_image_has_one(path: Path) -> None:
     found: list[Features] = []
     barrier = threading.Barrier(4)
 
+    def slowly(first: int, last: int) -> Tensor:
+        sleep(0.01)
+        return value(first, last)
+
     def write(images: int) -> None:
         barrier.wait()
-        found.append(opened(path, images, lambda first, last: (sleep(0.01), value(first, last))[1]))
+        found.append(opened(path, images, slowly))
 
     writers = [threading.Thread(target=write, args=(images,)) for images in (64, 128, 192, 192)]
     for writer in writers:

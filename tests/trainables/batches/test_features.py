@@ -268,7 +268,7 @@ def test_what_is_saved_and_exported_is_the_whole_model(store: ImageStore, tmp_pa
 def test_a_split_smaller_than_a_chunk(store: ImageStore) -> None:
     train = store.splits["train"]
     few = Split(images=train.images[:3], labels=train.labels[:3])
-    tiny = replace(store, splits=store.splits | {"train": few})
+    tiny = replace(store, splits={**store.splits, "train": few})
     (measured,) = run(make(tiny, head_only(target_flops=1e8), levels=(1e8,)))
     assert measured.images_seen == 8 * -(-3 * MAX_PASSES // 8)
 

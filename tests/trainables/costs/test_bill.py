@@ -35,7 +35,7 @@ def new_bill() -> Bill:
 def measured(bill: Bill, *, train_flops: float = 2000.0) -> Measurement:
     model = net()
     with torch.no_grad():
-        model[0].weight.fill_(1.0)[:1] = 0.0
+        model.get_parameter("0.weight").fill_(1.0)[:1] = 0.0
     return bill.measured(
         model,
         stop=Stop(rung=3, steps=2, train_flops=train_flops),

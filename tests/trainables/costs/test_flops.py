@@ -20,7 +20,8 @@ class NeedsValues(nn.Module):
         self.conv = nn.Conv2d(3, 4, 1)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return self.conv(images) * float(images.mean().item())
+        maps: torch.Tensor = self.conv(images)
+        return maps * float(images.mean().item())
 
 
 class TwoHeads(nn.Module):
@@ -74,9 +75,9 @@ def test_backward_costs_two_forwards_whatever_the_groups(groups: int, kind: type
 def test_frozen_weights_cost_no_weight_gradient_and_a_frozen_prefix_no_backward() -> None:
     net = nn.Sequential(*(nn.Conv2d(3, 3, 1, bias=False) for _ in range(3)))
     one = 2 * 16 * 3 * 3
-    net[1].weight.requires_grad_(requires_grad=False)
+    net.get_parameter("1.weight").requires_grad = False
     assert count_flops(net, resolution=4).train_flops == one * (2 + 2 + 3)
-    net[0].weight.requires_grad_(requires_grad=False)
+    net.get_parameter("0.weight").requires_grad = False
     assert count_flops(net, resolution=4).train_flops == one * (1 + 1 + 2)
 
 
@@ -180,11 +181,12 @@ class LowRank(nn.Module):
 
 
 def test_a_parametrised_weight_is_paid_for_once_a_step_whatever_the_batch() -> None:
-    def model() -> nn.Module:
+    def model() -> nn.Sequential:
         return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.Conv2d(8, 4, 1))
 
     plain, adapted, rank = model(), model(), 2
-    parametrize.register_parametrization(adapted[0], "weight", LowRank(adapted[0].weight, rank))
+    factors = LowRank(adapted.get_parameter("0.weight"), rank)
+    parametrize.register_parametrization(adapted[0], "weight", factors)
     expected = count_flops(plain, resolution=6)
     cost = count_flops(adapted, resolution=6)
     assert cost.forward_flops == expected.forward_flops

@@ -28,7 +28,7 @@ GIGABYTE = 1 << 30
 
 
 def prepared(name: str, *, trainable_depth: float = 1.0) -> nn.Module:
-    model = timm.create_model(name, num_classes=10)
+    model: nn.Module = timm.create_model(name, num_classes=10)
     freeze_below(model, trainable_depth=trainable_depth)
     train_mode(model)
     return model
@@ -139,17 +139,18 @@ def test_a_trial_too_large_for_the_gpu_gets_it_whole() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "message"),
+    ("peak_bytes", "device_bytes", "margin", "message"),
     [
-        ({"peak_bytes": -1, "device_bytes": 1}, "peak_bytes=-1 and device_bytes=1 must be"),
-        ({"peak_bytes": 1, "device_bytes": 0}, "device_bytes=0 must be"),
-        ({"peak_bytes": 1, "device_bytes": 1, "margin": 1.0}, "margin=1.0 must lie in"),
+        (-1, 1, 0.1, "peak_bytes=-1 and device_bytes=1 must be"),
+        (1, 0, 0.1, "device_bytes=0 must be"),
+        (1, 1, 1.0, "margin=1.0 must lie in"),
     ],
 )
-def test_shares_of_nonsense_are_refused(values: dict[str, float], message: str) -> None:
-    peak = values.pop("peak_bytes")
+def test_shares_of_nonsense_are_refused(
+    peak_bytes: int, device_bytes: int, margin: float, message: str
+) -> None:
     with pytest.raises(InputError, match=message):
-        gpu_share(peak, **values)
+        gpu_share(peak_bytes, device_bytes=device_bytes, margin=margin)
 
 
 def test_a_model_that_cannot_be_traced_is_refused_in_a_sentence() -> None:

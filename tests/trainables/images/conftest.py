@@ -1,7 +1,7 @@
 """Writers of tiny image tasks."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from tests.trainables.images.writers import Png, WriteFolders, WriteParquet
+
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-
-
-Png = Callable[[int], bytes]
-WriteParquet = Callable[..., Path]
-WriteFolders = Callable[..., Path]
 
 
 @pytest.fixture(scope="session")
@@ -40,7 +37,7 @@ def write_parquet(tmp_path: Path, png: Png) -> WriteParquet:
         *,
         name: str = "train.parquet",
         names: Sequence[str] | None = ("cat", "dog"),
-        images: Sequence[Any] | None = None,
+        images: Sequence[Mapping[str, bytes | str | None]] | None = None,
         label_type: pa.DataType | None = None,
         columns: tuple[str, str] = ("image", "label"),
         row_group_size: int = 5,
@@ -69,7 +66,7 @@ def write_parquet(tmp_path: Path, png: Png) -> WriteParquet:
 def write_folders(tmp_path: Path, png: Png) -> WriteFolders:
     """Writes class folders of PNG files from `{class: count}`; gives the task's folder."""
 
-    def write(counts: dict[str, int], *, under: str = "") -> Path:
+    def write(counts: Mapping[str, int], *, under: str = "") -> Path:
         for index, (name, count) in enumerate(counts.items()):
             folder = tmp_path / "task" / under / name
             folder.mkdir(parents=True)

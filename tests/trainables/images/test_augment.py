@@ -23,13 +23,13 @@ def images() -> Tensor:
     return one.round().to(torch.uint8).repeat(64, 1, 1, 1)
 
 
-def test_strength_nought_changes_nothing(images):
+def test_strength_nought_changes_nothing(images: Tensor) -> None:
     out = augment(images, strength=0, mirror=True, generator=generator())
     assert out.dtype == torch.float32
     assert torch.equal(out, images.float())
 
 
-def test_each_image_is_changed_in_its_own_way(images):
+def test_each_image_is_changed_in_its_own_way(images: Tensor) -> None:
     out = augment(images, strength=0.5, mirror=False, generator=generator())
     assert out.shape == images.shape
     assert out.dtype == torch.float32
@@ -38,7 +38,7 @@ def test_each_image_is_changed_in_its_own_way(images):
     assert len({float(image.mean()) for image in out}) == len(images)
 
 
-def test_the_generator_decides(images):
+def test_the_generator_decides(images: Tensor) -> None:
     one, same, other = (
         augment(images, strength=0.5, mirror=True, generator=generator(seed)) for seed in (1, 1, 2)
     )
@@ -46,13 +46,13 @@ def test_the_generator_decides(images):
     assert not torch.equal(one, other)
 
 
-def test_global_randomness_is_left_alone(images):
+def test_global_randomness_is_left_alone(images: Tensor) -> None:
     before = torch.get_rng_state()
     augment(images, strength=0.5, mirror=True, generator=generator())
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_change_grows_with_strength(images):
+def test_change_grows_with_strength(images: Tensor) -> None:
     changes = [
         (augment(images, strength=s, mirror=False, generator=generator()) - images).abs().mean()
         for s in (0.01, 0.1, 0.5, 1.0)
@@ -62,7 +62,7 @@ def test_change_grows_with_strength(images):
     assert changes[-1] > 10
 
 
-def test_mirror_flips_about_half(images):
+def test_mirror_flips_about_half(images: Tensor) -> None:
     flipped = augment(images, strength=1e-6, mirror=True, generator=generator())
     is_flipped = (flipped - images.flip(3)).abs().amax(dim=(1, 2, 3)) < 0.1
     is_kept = (flipped - images).abs().amax(dim=(1, 2, 3)) < 0.1
@@ -70,12 +70,12 @@ def test_mirror_flips_about_half(images):
     assert 16 < is_flipped.sum() < 48
 
 
-def test_without_mirror_nothing_flips(images):
+def test_without_mirror_nothing_flips(images: Tensor) -> None:
     kept = augment(images, strength=1e-6, mirror=False, generator=generator())
     assert (kept - images).abs().max() < 0.1
 
 
-def test_a_shear_slants_the_axes_as_far_as_its_formula_says():
+def test_a_shear_slants_the_axes_as_far_as_its_formula_says() -> None:
     """A turn and a crop leave axes at right angles; [[1, x], [y, 1]] with x = y = 0.3 does not."""
     ramp = torch.linspace(110, 140, 32)
     across, down = ramp.expand(512, 3, 32, 32), ramp.view(32, 1).expand(512, 3, 32, 32)
@@ -91,19 +91,19 @@ def test_a_shear_slants_the_axes_as_far_as_its_formula_says():
     assert abs(cosines.mean()) < 0.03
 
 
-def test_grey_stays_grey(images):
+def test_grey_stays_grey(images: Tensor) -> None:
     grey = images[:, :1].expand(-1, 3, -1, -1)
     out = augment(grey, strength=1.0, mirror=True, generator=generator())
     assert torch.allclose(out[:, :1].expand_as(out), out, atol=1e-3)
 
 
-def test_borders_are_filled_from_within():
+def test_borders_are_filled_from_within() -> None:
     white = torch.full((64, 3, 16, 16), 200, dtype=torch.uint8)
     out = augment(white, strength=1.0, mirror=True, generator=generator())
     assert (out - out[:, :, :1, :1]).abs().max() < 1e-2
 
 
-def test_colours_follow_the_formula_at_the_extremes():
+def test_colours_follow_the_formula_at_the_extremes() -> None:
     """A flat grey image knows neither contrast nor saturation: brightness alone remains."""
     grey = torch.full((4096, 3, 4, 4), 100, dtype=torch.uint8)
     out = augment(grey, strength=1.0, mirror=False, generator=generator())[:, 0, 0, 0]
@@ -111,7 +111,7 @@ def test_colours_follow_the_formula_at_the_extremes():
     assert 139 < out.max() <= 140.01
 
 
-def test_images_may_be_floats(images):
+def test_images_may_be_floats(images: Tensor) -> None:
     as_bytes, as_floats = (
         augment(x, strength=0.5, mirror=True, generator=generator())
         for x in (images, images.float())
@@ -120,12 +120,12 @@ def test_images_may_be_floats(images):
 
 
 @pytest.mark.parametrize("strength", [-0.1, 1.1, float("nan")])
-def test_strength_is_checked(images, strength):
+def test_strength_is_checked(images: Tensor, strength: float) -> None:
     with pytest.raises(ValueError, match="must lie in"):
         augment(images, strength=strength, mirror=False, generator=generator())
 
 
-def test_prepared_images_are_normalised(images):
+def test_prepared_images_are_normalised(images: Tensor) -> None:
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     out = model_inputs(images, resolution=32, mean=mean, std=std)
     expected = (images[0, 1, 5, 6] / 255 - mean[1]) / std[1]
@@ -134,7 +134,7 @@ def test_prepared_images_are_normalised(images):
     assert torch.equal(out, tensors)
 
 
-def test_prepared_images_are_resized_without_aliasing():
+def test_prepared_images_are_resized_without_aliasing() -> None:
     stripes = torch.tensor([0, 255], dtype=torch.uint8).repeat(1, 3, 32, 16)
     out = model_inputs(stripes, resolution=8, mean=(0, 0, 0), std=(1, 1, 1))
     assert out.shape == (1, 3, 8, 8)

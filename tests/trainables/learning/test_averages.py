@@ -3,6 +3,7 @@
 import math
 from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -21,7 +22,7 @@ from trainables.learning.freezing import freeze_below, train_mode
 from trainables.learning.optimizers import build_optimizer
 from trainables.learning.schedules import set_learning_rate
 
-FREE = {"optimizer": Optimizer.SCHEDULE_FREE_ADAMW, "schedule": Schedule.CONSTANT}
+FREE: dict[str, Any] = {"optimizer": Optimizer.SCHEDULE_FREE_ADAMW, "schedule": Schedule.CONSTANT}
 
 
 def test_a_running_average_is_the_weighted_sum_of_its_formula() -> None:
@@ -31,8 +32,8 @@ def test_a_running_average_is_the_weighted_sum_of_its_formula() -> None:
     for step, value in enumerate(history, start=1):
         with torch.no_grad():
             model.weight.fill_(value)
-            model.running_mean.fill_(10 * value)
-            model.num_batches_tracked.fill_(step)
+            model.get_buffer("running_mean").fill_(10 * value)
+            model.get_buffer("num_batches_tracked").fill_(step)
         average.update(step=step)
     # weights of Shamir & Zhang unrolled: w_t · prod of (1 - share) after t, share = 9 / (t + 8)
     shares = [9 / (t + 8) for t in range(1, 5)]
@@ -40,9 +41,9 @@ def test_a_running_average_is_the_weighted_sum_of_its_formula() -> None:
         value * share * math.prod(1 - later for later in shares[t + 1 :])
         for t, (value, share) in enumerate(zip(history, shares, strict=True))
     )
-    assert average.model.weight.item() == pytest.approx(expected)
-    assert average.model.running_mean.item() == pytest.approx(10 * expected)
-    assert average.model.num_batches_tracked.item() == 4
+    assert average.model.get_parameter("weight").item() == pytest.approx(expected)
+    assert average.model.get_buffer("running_mean").item() == pytest.approx(10 * expected)
+    assert average.model.get_buffer("num_batches_tracked").item() == 4
 
 
 def test_the_first_step_replaces_what_a_running_average_began_with() -> None:
@@ -51,21 +52,21 @@ def test_the_first_step_replaces_what_a_running_average_began_with() -> None:
     with torch.no_grad():
         model.weight.fill_(7.0)
     average.update(step=1)
-    assert torch.equal(average.model.weight, model.weight)
-    assert average.model.weight.data_ptr() != model.weight.data_ptr()
+    assert torch.equal(average.model.get_parameter("weight"), model.weight)
+    assert average.model.get_parameter("weight").data_ptr() != model.weight.data_ptr()
 
 
 def test_a_running_average_neither_trains_nor_follows_what_is_frozen() -> None:
     model = nn.Linear(2, 2)
-    model.weight.requires_grad_(requires_grad=False)
+    model.weight.requires_grad = False
     average = RunningAverage(model)
     before = model.weight.clone()
     with torch.no_grad():
         model.weight.fill_(7.0)
         model.bias.fill_(3.0)
     average.update(step=1)
-    assert torch.equal(average.model.weight, before)
-    assert torch.equal(average.model.bias, model.bias)
+    assert torch.equal(average.model.get_parameter("weight"), before)
+    assert torch.equal(average.model.get_parameter("bias"), model.bias)
     assert not any(p.requires_grad for p in average.model.parameters())
     assert not average.model.training
 
@@ -108,8 +109,8 @@ def test_the_average_is_what_the_librarys_eval_mode_gives() -> None:
         torch.testing.assert_close(mine, theirs, msg=name)
     norms = trained_batch_norms(model)
     reestimate_batch_norm(model, [images(9)], only=norms)
-    for mine, theirs in zip(average.model.buffers(), model.buffers(), strict=True):
-        torch.testing.assert_close(mine, theirs)
+    for statistic, expected in zip(average.model.buffers(), model.buffers(), strict=True):
+        torch.testing.assert_close(statistic, expected)
 
 
 def test_statistics_are_those_of_the_average_and_not_of_the_points_trained_at() -> None:

@@ -51,7 +51,8 @@ class Gluttonous(nn.Module):
         self.sizes.append(len(images))
         if len(images) > self.at_most:
             raise torch.OutOfMemoryError(f"{len(images)} images are too many.")
-        return Fixed()(images)
+        logits: Tensor = Fixed()(images)
+        return logits
 
 
 def test_batches_that_do_not_fit_are_halved_until_they_do() -> None:
@@ -79,6 +80,6 @@ def test_images_in_a_copy_on_write_file_are_read_and_left_alone(tmp_path: Path) 
 
 def test_a_loss_that_is_not_finite_is_told() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(3, 3))
-    nn.init.constant_(model[1].bias, torch.nan)
+    nn.init.constant_(model.get_parameter("1.bias"), torch.nan)
     _, loss = evaluate(model, split_of([[1, 2, 3]], [0]), Tensor.float)
     assert np.isnan(loss)

@@ -35,7 +35,8 @@ class Gluttonous(nn.Module):
         self.sizes.append(len(images))
         if len(images) > self.at_most:
             raise torch.OutOfMemoryError(f"{len(images)} images are too many.")
-        return self.model(images)
+        logits: Tensor = self.model(images)
+        return logits
 
 
 def normless() -> nn.Module:
@@ -79,7 +80,7 @@ def learnt(one: Learner, steps: range = range(STEPS)) -> list[float]:
 def test_with_everything_off_it_is_plain_training_bit_for_bit() -> None:
     def resnet() -> nn.Module:
         torch.manual_seed(1)
-        model = timm.create_model("test_resnet", num_classes=4, drop_rate=0.2)
+        model: nn.Module = timm.create_model("test_resnet", num_classes=4, drop_rate=0.2)
         return model.requires_grad_().train()
 
     recipe = make_recipe(learning_rate=0.05, label_smoothing=0.1, batch_size=BATCH)
@@ -88,8 +89,9 @@ def test_with_everything_off_it_is_plain_training_bit_for_bit() -> None:
 
     decayed = [p for p in plain.parameters() if p.ndim > 1]
     spared = [p for p in plain.parameters() if p.ndim == 1]
+    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": spared, "weight_decay": 0.0}]
     optimizer = torch.optim.SGD(
-        [{"params": decayed}, {"params": spared, "weight_decay": 0.0}],
+        groups,
         lr=0.05,
         momentum=0.9,
         nesterov=True,

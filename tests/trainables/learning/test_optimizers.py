@@ -66,7 +66,7 @@ def test_gains_are_spared_whatever_their_dimensions(name: str, spared: str, deca
 def weight_after(kind: Optimizer, gradients: list[float], **changes: Any) -> float:
     """A single weight, 1 at first, after steps along the gradients."""
     model = nn.Sequential(nn.Linear(2, 2, bias=False))
-    weight = model[0].weight
+    weight = model.get_parameter("0.weight")
     with torch.no_grad():
         weight.fill_(1.0)
     optimizer = build(model, kind, **changes)

@@ -26,7 +26,7 @@ class Watched(nn.Module):
         self.given: list[Tensor] = []
 
     def forward(self, inputs: Tensor) -> Tensor:
-        logits = self.model(inputs)
+        logits: Tensor = self.model(inputs)
         self.taken.append(inputs)
         self.given.append(logits)
         return logits
