@@ -41,6 +41,8 @@ def _config(folder: Path, address: str) -> SweepConfig:
         "space": {
             "ranges": {
                 "pruning_ratio": [0.0, 0.2],
+                "criterion": "l1",
+                "ridge_repair": False,
                 "batch_size": 64,
                 "trainable_depth": 1.0,
                 "resolution": 16,

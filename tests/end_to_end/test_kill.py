@@ -34,9 +34,11 @@ CONFIG = {
     "rungs": {"min_flops": 2e9, "max_flops": 2e10, "per_decade": 3},
     # generations, so that the killed sweep can be compared with one that was left alone
     "search": {"startup_trials": 4, "generation": 4, "min_peers": 3},
-    # no recipe so cheap a step that its compute takes minutes of steps
+    # no recipe so cheap a step that its compute takes minutes of steps, nor one long prepared
     "space": {
         "ranges": {
+            "criterion": ["l1", "random"],
+            "ridge_repair": False,
             "batch_size": 32,
             "resolution": 16,
             "pruning_ratio": [0.0, 0.5],

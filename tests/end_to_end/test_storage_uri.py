@@ -32,6 +32,8 @@ class Elsewhere:
             "space": {
                 "ranges": {
                     "pruning_ratio": [0.0, 0.25],
+                    "criterion": "l1",
+                    "ridge_repair": False,
                     "batch_size": 64,
                     "trainable_depth": 1.0,
                     "augmentation": 0.0,
