@@ -10,7 +10,7 @@ demo: $(READY)  ## run the main job on real images, in two to three minutes
 	$(BIN)/prunetune demo
 
 test: $(READY) lint  ## the default tests, minutes on two cores
-	$(BIN)/pytest --numprocesses 2 --dist loadgroup --durations 15
+	$(BIN)/pytest --numprocesses 2 --dist loadfile --durations 15
 
 test-slow: $(READY)  ## what takes longer: ten kills of one driver
 	$(BIN)/pytest -m slow

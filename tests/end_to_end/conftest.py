@@ -1,4 +1,4 @@
-"""One Ray for all whole sweeps: starting one takes longer than many of them run."""
+"""One Ray for the whole sweeps that a process runs: starting one takes longer than many of them."""
 
 from pathlib import Path
 
