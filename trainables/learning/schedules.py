@@ -7,7 +7,10 @@ import torch
 from search_spaces.recipe import Schedule
 
 WARMUP_SHARE = 0.1
-"""Share of the steps over which the learning rate rises linearly to its peak."""
+"""Share of the steps over which a rate rises linearly to its peak that falls from then on."""
+WARMUP_STEPS = 10
+"""Steps over which one rises that then stays: however many follow, so that a run towards more
+compute begins as one towards less does."""
 DECAY_SHARE = 0.2
 """Share of the steps over which warm-up-stable-decay falls to zero."""
 
@@ -29,18 +32,27 @@ def schedule_factor(schedule: Schedule, *, step: int, total_steps: int) -> float
     the share of its last `DECAY_SHARE` of all steps: the best of the forms that arXiv 2405.18392
     compares.
     """
+    if schedule in (Schedule.CONSTANT, Schedule.WARMUP_STABLE_DECAY):
+        risen = min(1.0, (step + 1) / WARMUP_STEPS)
+        stable = steps_before_decay(schedule, total_steps=total_steps)
+        if step <= stable:
+            return risen
+        return risen * (1 - math.sqrt((step - stable) / (total_steps - stable)))
     warmup = max(1, round(WARMUP_SHARE * total_steps))
     if step < warmup:
         return (step + 1) / warmup
     progress = (step - warmup) / max(1, total_steps - warmup)
+    if schedule is Schedule.LINEAR:
+        return 1 - progress
+    return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def steps_before_decay(schedule: Schedule, *, total_steps: int) -> int:
+    """How many of the first steps have the same rate whatever `total_steps` is."""
     match schedule:
         case Schedule.CONSTANT:
-            return 1.0
-        case Schedule.COSINE:
-            return 0.5 * (1 + math.cos(math.pi * progress))
-        case Schedule.LINEAR:
-            return 1 - progress
+            return total_steps
         case Schedule.WARMUP_STABLE_DECAY:
-            decay = round(DECAY_SHARE * total_steps)
-            stable = total_steps - decay
-            return 1 - math.sqrt((step - stable) / decay) if step > stable else 1.0
+            return total_steps - round(DECAY_SHARE * total_steps)
+        case Schedule.COSINE | Schedule.LINEAR:
+            return 0

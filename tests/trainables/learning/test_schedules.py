@@ -9,8 +9,9 @@ from torch import nn
 
 from search_spaces.recipe import Optimizer, Schedule
 from trainables.learning.optimizers import build_optimizer
-from trainables.learning.schedules import schedule_factor, set_learning_rate
+from trainables.learning.schedules import schedule_factor, set_learning_rate, steps_before_decay
 
+STAYING = (Schedule.CONSTANT, Schedule.WARMUP_STABLE_DECAY)
 FALLING = [schedule for schedule in Schedule if schedule is not Schedule.CONSTANT]
 
 
@@ -18,8 +19,8 @@ def factors(total: int, schedule: Schedule = Schedule.COSINE) -> list[float]:
     return [schedule_factor(schedule, step=step, total_steps=total) for step in range(total)]
 
 
-@pytest.mark.parametrize("schedule", Schedule)
-def test_every_schedule_warms_up_over_a_tenth(schedule: Schedule) -> None:
+@pytest.mark.parametrize("schedule", [Schedule.COSINE, Schedule.LINEAR])
+def test_a_rate_that_falls_at_once_warms_up_over_a_tenth(schedule: Schedule) -> None:
     assert factors(40, schedule)[:5] == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0])
 
 
@@ -41,21 +42,35 @@ def test_the_line() -> None:
     assert factors(40, Schedule.LINEAR)[4::9] == pytest.approx([1, 0.75, 0.5, 0.25])
 
 
-def test_warm_up_stable_decay_holds_its_peak_for_seven_tenths() -> None:
+@pytest.mark.parametrize("schedule", STAYING)
+def test_a_rate_that_stays_begins_alike_whatever_compute_it_aims_at(schedule: Schedule) -> None:
+    few, many = factors(40, schedule), factors(1000, schedule)
+    assert few[:10] == pytest.approx([step / 10 for step in range(1, 11)])
+    shared = steps_before_decay(schedule, total_steps=40)
+    assert shared >= 32
+    assert few[:shared] == many[:shared]
+
+
+def test_warm_up_stable_decay_falls_over_its_last_fifth() -> None:
     found = factors(40, Schedule.WARMUP_STABLE_DECAY)
-    assert found[3:33] == [1.0] * 30
+    assert found[9:33] == [1.0] * 24
     assert found[34] == pytest.approx(1 - math.sqrt(2 / 8))
 
 
 def test_a_constant_rate_stays() -> None:
-    assert factors(40, Schedule.CONSTANT)[3:] == [1.0] * 37
+    assert factors(40, Schedule.CONSTANT)[9:] == [1.0] * 31
+
+
+@pytest.mark.parametrize("schedule", [Schedule.COSINE, Schedule.LINEAR])
+def test_a_rate_that_falls_at_once_shares_no_step_with_another_target(schedule: Schedule) -> None:
+    assert steps_before_decay(schedule, total_steps=40) == 0
 
 
 @pytest.mark.parametrize("schedule", Schedule)
 @pytest.mark.parametrize("total", [1, 2, 3, 4])
 def test_schedules_of_a_few_steps(schedule: Schedule, total: int) -> None:
     found = factors(total, schedule)
-    assert found[0] == 1
+    assert found[0] == (0.1 if schedule in STAYING else 1)
     assert all(0 < factor <= 1 for factor in found)
 
 
@@ -86,4 +101,4 @@ def test_our_warm_up_is_the_schedule_free_librarys_own() -> None:
             optimizer.step()
         return layer.weight.detach()
 
-    torch.testing.assert_close(trained(warmup_steps=0), trained(warmup_steps=4))
+    torch.testing.assert_close(trained(warmup_steps=0), trained(warmup_steps=10))
