@@ -64,6 +64,7 @@ class DriverSearcher(_Unsaved, Searcher):
         assert not isinstance(trial, Idle)
         return {
             "trial_id": trial.trial_id,
+            "continues": trial.continues,
             "recipe": trial.recipe.to_dict(),
             "seed": trial.seed,
             "setting": self._setting,

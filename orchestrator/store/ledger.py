@@ -49,7 +49,7 @@ class TrialRecord:
     """Order of suggestion, from 0."""
     recipe: Recipe
     seed: int
-    """Derived from (sweep seed, number)."""
+    """Derived from (sweep seed, number), that of the trial that it continues if it does."""
     state: TrialState = TrialState.RUNNING
     reason: str | None = None
     """Why it is infeasible, diverged, failed or halved."""
@@ -66,6 +66,9 @@ class TrialRecord:
     """The sampler's parameters that gave the recipe."""
     distributions: Mapping[str, str] = field(default_factory=dict)
     """Their distributions, as JSON."""
+    continues: str | None = None
+    """The trial with the same recipe but for a lower aim whose seed this one shares, and whose
+    shared steps it goes on from where that one keeps them."""
 
     @property
     def finished(self) -> bool:
@@ -170,6 +173,7 @@ class Ledger:
                 "seed": trial.seed,
                 "params": dict(trial.params),
                 "distributions": dict(trial.distributions),
+                "continues": trial.continues,
             }
         )
 
@@ -255,6 +259,7 @@ class Ledger:
             seed=event["seed"],
             params=event["params"],
             distributions=event["distributions"],
+            continues=event.get("continues"),  # older journals have none
             suggested_at=event["time"],
         )
 
