@@ -8,6 +8,8 @@ from search_spaces.problem import Problem
 from search_spaces.recipe import Optimizer, Schedule
 from search_spaces.space import Trial
 
+TARGET = "target_rung"
+"""Name of the parameter by which the built-in spaces choose the rung that a recipe aims at."""
 MIXUP = 0.2
 """One of the values 0.1-0.4 that gain most on ImageNet (arXiv 1710.09412)."""
 CUTMIX = 1.0
@@ -78,7 +80,7 @@ def suggest_finetuning(
     if trainable_depth > 0:
         values["augmentation"] = trial.suggest_float("augmentation", 0.0, 1.0)
         values |= suggest_mixing(trial)
-    target = trial.suggest_int("target_rung", 0, len(problem.rungs) - 1)
+    target = trial.suggest_int(TARGET, 0, len(problem.rungs) - 1)
     return values | {"target_flops": problem.rungs[target]}
 
 

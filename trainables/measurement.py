@@ -82,6 +82,9 @@ class Report:
     """Training FLOPs executed after the last measurement by a trial that ends without one."""
     reason: str | None = None
     """Why it is infeasible or diverged."""
+    needs_flops: float | None = None
+    """The least training FLOPs with which an infeasible recipe could take a step; None where they
+    are not known, or nothing helps."""
     set_up_at: float | None = None
     """When this trial's set-up began in its actor, Unix seconds; None where nobody looked."""
     reported_at: float | None = None

@@ -7,10 +7,13 @@ next trial, hand in what trials report, and do as they are told.
 import time
 from collections import Counter, deque
 from collections.abc import Callable
+from dataclasses import replace
 from enum import StrEnum
 
 from orchestrator.search.config import Budget
-from orchestrator.search.strategy import GO_ON, Decision, Standing, Strategy, Verdict
+from orchestrator.search.field import Field, Room, unspent_flops
+from orchestrator.search.sampler import aimed_at
+from orchestrator.search.strategy import GO_ON, Decision, Move, Standing, Strategy, Verdict
 from orchestrator.store.ledger import Ledger, TrialRecord, TrialState
 from orchestrator.store.retention import CheckpointKeeper
 from trainables.measurement import Measurement, Outcome, Report
@@ -56,7 +59,9 @@ class Driver:
         self._clock = clock
         self._started = clock() - ledger.elapsed_seconds
         trials = ledger.trials()
-        self._paused = {t.trial_id: None for t in trials if t.state is TrialState.PAUSED}
+        self._field = Field(levels, ledger.errors_at, trials)
+        self._failed = sum(t.state is TrialState.FAILED for t in trials)
+        self._measured = any(t.measurements for t in trials)
         unfinished = [t.trial_id for t in trials if t.state is TrialState.RUNNING]
         self._waiting = deque(unfinished)
         self._interrupted = dict.fromkeys(unfinished, "the driver was started again")
@@ -75,33 +80,32 @@ class Driver:
     @property
     def hopeless(self) -> bool:
         """Whether many trials failed and none was ever measured: no recipe is to blame then."""
-        trials = self._ledger.trials()
-        failed = sum(trial.state is TrialState.FAILED for trial in trials)
-        return failed >= HOPELESS_FAILURES and not any(trial.measurements for trial in trials)
+        return self._failed >= HOPELESS_FAILURES and not self._measured
 
     def next_trial(self) -> TrialRecord | Idle:
-        """The trial to start now: one that was interrupted or paused, else a newly drawn one."""
+        """The trial to start now: one that was interrupted, else what the scheduler wants."""
         if self.out_of_time or self.hopeless:
             return Idle.FINISHED
         if self._torn_generation:
             self._torn_generation = False
-            self._draw_rest_of_generation()
+            self._fill_generation()
         if not self._waiting:
-            self._resume()
-        if not self._waiting:
-            idle = self._draw()
+            idle = self._plan()
             if idle is not None:
                 return idle
         trial_id = self._waiting.popleft()
         self._live.add(trial_id)
         if reason := self._interrupted.pop(trial_id, None):
             self._ledger.restarted(trial_id, reason=reason)
+            self._note(trial_id)
         return self._ledger.trial(trial_id)
 
     def report(self, trial_id: str, report: Report) -> Decision:
         """Records what a trial reports; tells whether it goes on to its next rung."""
         if report.measurement is not None:
             self._ledger.measured(trial_id, report)
+            self._measured = True
+            self._note(trial_id)
             self._keeper.measured(trial_id, report.measurement.rung)
         decision = self._decide(trial_id, report)
         self._keeper.tidy()
@@ -137,11 +141,12 @@ class Driver:
                 TrialState(report.outcome.value),
                 reason=report.reason,
                 unmeasured_flops=report.unmeasured_flops,
+                needs_flops=report.needs_flops,
             )
             return Decision.STOP
         if verdict.decision is Decision.PAUSE:
             self._ledger.paused(trial_id)
-            self._paused[trial_id] = None
+            self._note(trial_id)
         if verdict.decision is Decision.PAUSE or self.out_of_time:
             self._live.discard(trial_id)
             return Decision.PAUSE
@@ -166,10 +171,22 @@ class Driver:
         *,
         reason: str | None,
         unmeasured_flops: float = 0.0,
+        needs_flops: float | None = None,
     ) -> None:
-        self._ledger.finished(trial_id, state, reason=reason, unmeasured_flops=unmeasured_flops)
+        self._ledger.finished(
+            trial_id,
+            state,
+            reason=reason,
+            unmeasured_flops=unmeasured_flops,
+            needs_flops=needs_flops,
+        )
+        self._failed += state is TrialState.FAILED
         self._live.discard(trial_id)
+        self._note(trial_id)
         self._strategy.sampler.tell(self._ledger.trial(trial_id))
+
+    def _note(self, trial_id: str) -> None:
+        self._field.update(self._ledger.trial(trial_id))
 
     def _peers(self, trial_id: str, rung: int) -> list[float]:
         """The errors at a rung that the trial is compared with, its own included."""
@@ -183,34 +200,28 @@ class Driver:
             if peer == trial_id or self._ledger.trial(peer).number < first
         ]
 
-    def _resume(self) -> None:
-        """Queues the paused trial that goes on now; in generations all that do, once none runs."""
-        if self._generation and self._live:
-            return
-        while self._paused:
-            trials = [self._ledger.trial(trial_id) for trial_id in self._paused]
-            room = self._uncommitted_flops()
-            affordable = [t for t in trials if room is None or _unspent(t) <= room]
-            trial = self._strategy.scheduler.resume(affordable, self._ledger.errors_at)
-            if trial is None:
-                return
-            del self._paused[trial.trial_id]
-            self._resumed_at[trial.trial_id] = trial.measurements[-1].rung
-            self._ledger.resumed(trial.trial_id)
-            self._waiting.append(trial.trial_id)
-            if not self._generation:
-                return
-
-    def _draw(self) -> Idle | None:
-        """Queues the next recipe, or the next generation; tells why it could not."""
-        if self._generation and self._live:
+    def _plan(self) -> Idle | None:
+        """Queues what a free worker does next, in generations a whole one; else tells why not."""
+        if not self._generation:
+            return self._make_move()
+        if self._live:
             return Idle.WAIT
-        drawn = self._draw_one()
-        if drawn is not None:
-            return drawn
-        if self._generation:
-            self._draw_rest_of_generation()
-        return None
+        idle = self._resume_all()
+        if self._waiting:  # a generation is drawn when it sees what they bring
+            return None
+        if idle is None:
+            idle = self._make_move()
+        if idle is None:
+            self._fill_generation()
+        return idle
+
+    def _resume_all(self) -> Idle | None:
+        """Queues every paused trial that goes on."""
+        while True:
+            move = self._next_move()
+            if move is None or move.trial is None or move.trial.state is not TrialState.PAUSED:
+                return None
+            self._resume(move.trial)
 
     def _is_generation_torn(self) -> bool:
         """Whether a driver died while it drew the last generation.
@@ -226,22 +237,67 @@ class Driver:
             trial.measurements or trial.finished or trial.attempt for trial in trials[-begun:]
         )
 
-    def _draw_rest_of_generation(self) -> None:
+    def _fill_generation(self) -> None:
         assert self._generation is not None
-        while len(self._ledger.trials()) % self._generation and self._draw_one() is None:
+        while len(self._field) % self._generation and self._make_move() is None:
             pass
 
-    def _draw_one(self) -> Idle | None:
-        number = len(self._ledger.trials())
-        if self._budget.trials is not None and number >= self._budget.trials:
+    def _next_move(self) -> Move | None:
+        return self._strategy.scheduler.next_move(self._field, self._room())
+
+    def _make_move(self) -> Idle | None:
+        """Queues one trial; tells why it could not."""
+        move = self._next_move()
+        if move is None:
             return self._idle()
-        room = self._uncommitted_flops()
-        if room is not None and room < self._levels[0]:
+        if move.trial is not None and move.trial.state is TrialState.PAUSED:
+            self._resume(move.trial)
+            return None
+        trial = self._new_trial(move)
+        if trial is None:
             return self._idle()
-        suggestion = self._strategy.sampler.ask(number, max_target_flops=room)
+        self._ledger.suggested(trial)
+        self._note(trial.trial_id)
+        self._waiting.append(trial.trial_id)
+        return None
+
+    def _resume(self, trial: TrialRecord) -> None:
+        """Queues a paused trial, which goes on from where it was."""
+        self._resumed_at[trial.trial_id] = trial.measurements[-1].rung
+        self._ledger.resumed(trial.trial_id)
+        self._note(trial.trial_id)
+        self._waiting.append(trial.trial_id)
+
+    def _new_trial(self, move: Move) -> TrialRecord | None:
+        """The trial that the move begins; None where the budget has no room for it."""
+        room = self._room()
+        if room.trials == 0 or not room.holds(self._least_flops(move)):
+            return None
+        if move.trial is None:
+            return self._drawn_trial(move, room)
+        assert move.target_flops is not None  # what is over goes on only towards more compute
+        trial = self._raised_trial(move.trial, move.target_flops)
+        self._strategy.sampler.tell(trial)
+        return trial
+
+    def _least_flops(self, move: Move) -> float:
+        """The training FLOPs that the move's trial needs at the very least."""
+        if move.trial is None or move.target_flops is None:
+            return self._levels[0]
+        return move.target_flops - _kept_flops(move.trial)
+
+    def _drawn_trial(self, move: Move, room: Room) -> TrialRecord | None:
+        number, sampler = len(self._field), self._strategy.sampler
+        suggestion = None
+        if move.target_flops is not None:
+            suggestion = sampler.ask(
+                number, target_flops=move.target_flops, max_target_flops=room.flops
+            )
+        if suggestion is None:  # or the space has its own way with the compute aimed at
+            suggestion = sampler.ask(number, max_target_flops=room.flops)
         if suggestion is None:  # nothing in the space is that cheap
-            return self._idle()
-        trial = TrialRecord(
+            return None
+        return TrialRecord(
             trial_id=f"{number:05d}-{suggestion.recipe.recipe_id}",
             number=number,
             recipe=suggestion.recipe,
@@ -250,28 +306,51 @@ class Driver:
             params=suggestion.params,
             distributions=suggestion.distributions,
         )
-        self._ledger.suggested(trial)
-        self._waiting.append(trial.trial_id)
-        return None
+
+    def _raised_trial(self, trial: TrialRecord, target_flops: float) -> TrialRecord:
+        """A trial of the same recipe and seed that aims at more compute."""
+        number = len(self._field)
+        recipe = replace(trial.recipe, target_flops=target_flops)
+        params, distributions = aimed_at(
+            trial.params, trial.distributions, rung=self._levels.index(target_flops)
+        )
+        return TrialRecord(
+            trial_id=f"{number:05d}-{recipe.recipe_id}",
+            number=number,
+            recipe=recipe,
+            seed=trial.seed,
+            suggested_at=self._clock(),
+            params=params,
+            distributions=distributions,
+            continues=trial.trial_id,
+        )
 
     def _idle(self) -> Idle:
         """Nothing to draw now; a trial that still runs may free compute, or be lost and wait."""
         return Idle.WAIT if self._live or self._waiting else Idle.FINISHED
 
-    def _uncommitted_flops(self) -> float | None:
-        """The FLOPs left of the compute budget if every running trial spends all it aims at.
+    def _room(self) -> Room:
+        """What is left of the budget if every running trial spends all that it aims at.
 
         A trial's compute never exceeds its target, so a sweep never exceeds its budget, but by
         what trials repeat after failures.
         """
-        if self._budget.sweep_flops is None:
-            return None
-        open_trials = (self._ledger.trial(t) for t in (*self._live, *self._waiting))
-        committed = sum(_unspent(trial) for trial in open_trials)
-        return self._budget.sweep_flops - self._ledger.sweep_flops - committed
+        trials, flops = self._budget.trials, self._budget.sweep_flops
+        if trials is not None:
+            trials = max(0, trials - len(self._field))
+        if flops is not None:
+            committed = sum(self._committed_flops(i) for i in (*self._live, *self._waiting))
+            flops -= self._ledger.sweep_flops + committed
+        return Room(flops=flops, trials=trials)
+
+    def _committed_flops(self, trial_id: str) -> float:
+        """The training FLOPs that a trial which runs or waits to may still spend."""
+        trial = self._ledger.trial(trial_id)
+        if trial.measurements or trial.continues is None:
+            return unspent_flops(trial)
+        return unspent_flops(trial) - _kept_flops(self._ledger.trial(trial.continues))
 
 
-def _unspent(trial: TrialRecord) -> float:
-    """The FLOPs that the trial may still spend."""
-    spent = trial.measurements[-1].train_flops if trial.measurements else 0.0
-    return max(0.0, trial.recipe.target_flops - spent)
+def _kept_flops(trial: TrialRecord) -> float:
+    """The training FLOPs of a trial that its recipe's run towards more compute need not repeat."""
+    return trial.measurements[-1].trunk_flops if trial.measurements else 0.0

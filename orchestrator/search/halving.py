@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from math import floor, isfinite
 
-from orchestrator.search.strategy import GO_ON, Decision, ErrorsAt, Standing, Verdict
-from orchestrator.store.ledger import TrialRecord, TrialState
+from orchestrator.search.field import Field, Room
+from orchestrator.search.strategy import GO_ON, Decision, Move, Standing, Verdict
+from orchestrator.store.ledger import TrialState
 
 
 class Halving:
@@ -37,9 +38,9 @@ class Halving:
             reason=f"others were better at rung {standing.measurement.rung}",
         )
 
-    def resume(self, paused: Sequence[TrialRecord], errors_at: ErrorsAt) -> TrialRecord | None:
-        """The first of the trials that another scheduler left paused; this one pauses nobody."""
-        return next(iter(paused), None)
+    def next_move(self, field: Field, room: Room) -> Move | None:
+        """The first of the trials that another scheduler left paused, else a new recipe."""
+        return Move(trial=next(iter(field.affordable(room)), None))
 
     def _goes_on(self, error: float, peers: Sequence[float]) -> bool:
         if not isfinite(error):

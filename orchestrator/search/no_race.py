@@ -1,9 +1,7 @@
 """No race: every trial spends the compute that it aims at."""
 
-from collections.abc import Sequence
-
-from orchestrator.search.strategy import GO_ON, ErrorsAt, Standing, Verdict
-from orchestrator.store.ledger import TrialRecord
+from orchestrator.search.field import Field, Room
+from orchestrator.search.strategy import GO_ON, Move, Standing, Verdict
 
 
 class NoRace:
@@ -13,6 +11,6 @@ class NoRace:
         """Has nothing against any trial."""
         return GO_ON
 
-    def resume(self, paused: Sequence[TrialRecord], errors_at: ErrorsAt) -> TrialRecord | None:
-        """The first of the trials that another scheduler left paused; this one pauses nobody."""
-        return next(iter(paused), None)
+    def next_move(self, field: Field, room: Room) -> Move | None:
+        """The first of the trials that another scheduler left paused, else a new recipe."""
+        return Move(trial=next(iter(field.affordable(room)), None))

@@ -1,17 +1,20 @@
 """The sampler of a sweep: recipes drawn by an Optuna sampler from the trials that have finished."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import optuna
 from numpy.random import SeedSequence
-from optuna.distributions import distribution_to_json
+from optuna.distributions import IntDistribution, distribution_to_json, json_to_distribution
 from optuna.samplers import BaseSampler, RandomSampler
 
 from orchestrator.search.strategy import Suggestion
 from orchestrator.search.study import SweepStudy
 from orchestrator.store.ledger import TrialRecord
 from search_spaces.draws import Draw, draw
+from search_spaces.finetuning import TARGET
 from search_spaces.problem import Problem
 from search_spaces.ranges import InvalidRangeError, Ranges
 from search_spaces.recipe import InvalidRecipeError
@@ -54,21 +57,31 @@ class StudySampler:
         self._seed = seed
         self._draws = draws
 
-    def ask(self, number: int, *, max_target_flops: float | None = None) -> Suggestion | None:
+    def ask(
+        self,
+        number: int,
+        *,
+        max_target_flops: float | None = None,
+        target_flops: float | None = None,
+    ) -> Suggestion | None:
         """The recipe of trial `number`, which from now on counts as running.
 
-        It aims at no more than `max_target_flops` training FLOPs. `None`, and nothing is added,
-        when the space offers no recipe that cheap. Raises `ValueError` when `number` is not the
-        next one, and `InvalidRecipeError` when the space keeps making invalid recipes.
+        It aims at `target_flops` training FLOPs if they are given, and never at more than
+        `max_target_flops`. `None`, and nothing is added, when the space offers no recipe that
+        cheap. Raises `ValueError` when `number` is not the next one, and `InvalidRecipeError` when
+        the space keeps making invalid recipes.
         """
         if number != len(self._study):
             raise ValueError(
                 f"Trial {number} was asked for while the study holds {len(self._study)} trials; "
                 "numbers must follow one another: reconcile it with the ledger first."
             )
-        drawn = self._draw(number, max_target_flops)
+        limits = [flops for flops in (max_target_flops, target_flops) if flops is not None]
+        drawn = self._draw(number, min(limits, default=None))
         if drawn is None:
             return None
+        if target_flops in self._problem.rungs and target_flops == min(limits):
+            drawn = _aimed(drawn, target_flops, rung=self._problem.rungs.index(target_flops))
         self._study.begin(drawn)
         distributions = {
             name: distribution_to_json(distribution)
@@ -125,3 +138,32 @@ class StudySampler:
         if attempt > 0:
             return RandomSampler(seed=seed)
         return self._draws(self._study.handle(), seed)
+
+
+def aimed_at(
+    params: Mapping[str, Any], distributions: Mapping[str, str], *, rung: int
+) -> tuple[Mapping[str, Any], Mapping[str, str]]:
+    """The values, and the distributions as JSON, of the recipe when it aims at the rung.
+
+    They differ in the parameter by which the built-in spaces choose the rung; a space that chooses
+    in another way has nothing to tell.
+    """
+    if TARGET not in params:
+        return params, distributions
+    known = json_to_distribution(distributions[TARGET])
+    if not isinstance(known, IntDistribution):
+        return params, distributions
+    wide = IntDistribution(min(known.low, rung), max(known.high, rung))
+    return {**params, TARGET: rung}, {**distributions, TARGET: distribution_to_json(wide)}
+
+
+def _aimed(drawn: Draw, target_flops: float, *, rung: int) -> Draw:
+    """The draw when its recipe aims at the rung, of so many training FLOPs."""
+    texts = {n: distribution_to_json(d) for n, d in drawn.distributions.items()}
+    params, distributions = aimed_at(drawn.params, texts, rung=rung)
+    return replace(
+        drawn,
+        recipe=replace(drawn.recipe, target_flops=target_flops),
+        params=params,
+        distributions={n: json_to_distribution(text) for n, text in distributions.items()},
+    )

@@ -10,7 +10,7 @@ from orchestrator.search.config import SearchConfig
 from orchestrator.search.halving import Halving
 from orchestrator.search.no_race import NoRace
 from orchestrator.search.nsga2 import nsga2
-from orchestrator.search.pausing_halving import PausingHalving
+from orchestrator.search.race import Race
 from orchestrator.search.sampler import MakeDraws, StudySampler
 from orchestrator.search.strategy import Scheduler, Strategy
 from orchestrator.search.tpe import tpe
@@ -28,7 +28,7 @@ SAMPLERS: Mapping[str, Callable[[SearchConfig], MakeDraws]] = {
 """The names that `search.sampler` may give."""
 SCHEDULERS: Mapping[str, Callable[[SearchConfig, float], Scheduler]] = {
     "halving": lambda search, factor: Halving(reduction_factor=factor, min_peers=search.min_peers),
-    "pausing_halving": lambda search, factor: PausingHalving(reduction_factor=factor),
+    "race": lambda search, factor: Race(),
     "none": lambda search, factor: NoRace(),
 }
 """The names that `search.scheduler` may give; built with the reduction factor."""

@@ -4,11 +4,12 @@ They are plain decision-makers that touch no process, so that a replay of record
 them as a sweep does. `strategies` builds them by the names that the config gives.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
+from orchestrator.search.field import Field, Room
 from orchestrator.store.ledger import TrialRecord, TrialState
 from search_spaces.recipe import Recipe
 from trainables.measurement import Measurement
@@ -62,8 +63,15 @@ class Standing:
     """Whether it has spent the compute that it aimed at; a race has nothing to decide then."""
 
 
-ErrorsAt = Callable[[int], Mapping[str, float]]
-"""Validation error, 0-1, by trial id of all trials measured at a rung."""
+@dataclass(frozen=True, kw_only=True)
+class Move:
+    """What a free worker does next."""
+
+    trial: TrialRecord | None = None
+    """The trial whose recipe goes on; None for a new recipe."""
+    target_flops: float | None = None
+    """Training FLOPs that the recipe of a finished trial is raised to, in a trial of its own, or
+    that a new recipe aims at. None: a paused trial goes on; a new recipe aims where it likes."""
 
 
 class Judge(Protocol):
@@ -74,13 +82,13 @@ class Judge(Protocol):
 
 
 class Scheduler(Judge, Protocol):
-    """The judge that races trials: it may also pause them, and says which of the paused go on."""
+    """The judge that races trials: it may also pause them, and says who goes on, and how far."""
 
-    def resume(self, paused: Sequence[TrialRecord], errors_at: ErrorsAt) -> TrialRecord | None:
-        """The paused trial to go on with now, ahead of any new recipe; None for a new recipe.
+    def next_move(self, field: Field, room: Room) -> Move | None:
+        """What a free worker does now; None where nothing that is worth it has room.
 
-        `paused` are in order of suggestion, each with at least one measurement. A scheduler that
-        pauses nobody goes on with those that another one has left paused.
+        What it does must fit into `room`. A scheduler that pauses nobody goes on with those that
+        another one has left paused.
         """
 
 
@@ -106,11 +114,18 @@ class Sampler(Protocol):
     def reconcile(self, records: Iterable[TrialRecord]) -> None:
         """Makes the sampler know exactly what the ledger knows; called at every start."""
 
-    def ask(self, number: int, *, max_target_flops: float | None = None) -> Suggestion | None:
+    def ask(
+        self,
+        number: int,
+        *,
+        max_target_flops: float | None = None,
+        target_flops: float | None = None,
+    ) -> Suggestion | None:
         """The recipe of trial `number`, which from now on counts as running.
 
-        It aims at no more than `max_target_flops` training FLOPs. Returns None, and adds nothing,
-        when the space offers no recipe that cheap. Raises `ValueError` when `number` is not the
+        It aims at `target_flops` training FLOPs if they are given, and never at more than
+        `max_target_flops`. Returns None, and adds nothing, when the space offers no recipe that
+        cheap. Raises `ValueError` when `number` is not the
         next one, and `InvalidRecipeError` when the space keeps making invalid recipes.
         """
 

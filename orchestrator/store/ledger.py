@@ -69,6 +69,9 @@ class TrialRecord:
     continues: str | None = None
     """The trial with the same recipe but for a lower aim whose seed this one shares, and whose
     shared steps it goes on from where that one keeps them."""
+    needs_flops: float | None = None
+    """The least training FLOPs with which an infeasible recipe could take a step; None where they
+    are not known, or nothing helps."""
 
     @property
     def finished(self) -> bool:
@@ -216,6 +219,7 @@ class Ledger:
         *,
         reason: str | None = None,
         unmeasured_flops: float = 0.0,
+        needs_flops: float | None = None,
     ) -> None:
         """A trial is over; `unmeasured_flops` is what it executed after its last measurement."""
         self._record(
@@ -225,6 +229,7 @@ class Ledger:
                 "state": state.value,
                 "reason": reason,
                 "unmeasured_flops": unmeasured_flops,
+                "needs_flops": needs_flops,
             }
         )
 
@@ -299,6 +304,7 @@ class Ledger:
             trial,
             state=TrialState(event["state"]),
             reason=event["reason"],
+            needs_flops=event.get("needs_flops"),
             finished_at=event["time"],
             executed_flops=trial.executed_flops + event["unmeasured_flops"],
         )

@@ -18,7 +18,7 @@ from orchestrator.search.config import Budget
 from orchestrator.search.driver import HOPELESS_FAILURES, Driver, Idle
 from orchestrator.search.halving import Halving
 from orchestrator.search.no_race import NoRace
-from orchestrator.search.pausing_halving import PausingHalving
+from orchestrator.search.race import Race
 from orchestrator.search.sampler import StudySampler
 from orchestrator.search.strategy import Decision, Scheduler, Standing, Strategy, Verdict
 from orchestrator.search.tpe import tpe
@@ -52,7 +52,7 @@ NO_LUCK = Chance(images=1000, most_common=1, min_peers=1)
 
 
 HALVING = Halving(reduction_factor=2, min_peers=2)
-PAUSING = PausingHalving(reduction_factor=2)
+RACE = Race()
 
 
 def error_of(recipe: Recipe, rung: int) -> float:
@@ -224,7 +224,7 @@ def test_a_budget_of_trials_is_spent_exactly(sweep: Sweep) -> None:
     concurrent=st.integers(1, 4),
     seed=st.integers(0, 10_000),
     generation=st.sampled_from([None, 3]),
-    scheduler=st.sampled_from([NoRace(), HALVING, PAUSING]),
+    scheduler=st.sampled_from([NoRace(), HALVING, RACE]),
 )
 def test_a_budget_of_compute_is_never_exceeded_and_never_left_unused(
     budget: float,
@@ -245,7 +245,7 @@ def test_a_budget_of_compute_is_never_exceeded_and_never_left_unused(
         sweep.die()
     assert sweep.ledger.sweep_flops <= budget
     assert not any(trial.state is TrialState.RUNNING for trial in sweep.ledger.trials())
-    assert scheduler is PAUSING or all(trial.finished for trial in sweep.ledger.trials())
+    assert scheduler is RACE or all(trial.finished for trial in sweep.ledger.trials())
     if len(sweep.ledger.trials()) < 40:
         assert budget - sweep.ledger.sweep_flops < LEVELS[0]
 
@@ -383,7 +383,7 @@ def swept(folder: Path, order: int, *, scheduler: Scheduler | None = None) -> li
     return sweep.recipes()
 
 
-@pytest.mark.parametrize("scheduler", [Halving(reduction_factor=2, min_peers=3), PAUSING])
+@pytest.mark.parametrize("scheduler", [Halving(reduction_factor=2, min_peers=3), RACE])
 def test_generations_give_the_same_recipes_in_whatever_order_trials_report(
     tmp_path: Path, scheduler: Scheduler
 ) -> None:
@@ -485,7 +485,7 @@ def test_without_generations_a_trial_races_everyone(sweep: Sweep) -> None:
 
 def promoted(sweep: Sweep, *, budget: Budget) -> tuple[Driver, TrialRecord]:
     """A trial that was paused at rung 0 and is handed out again because others were worse."""
-    driver = sweep.driver(budget=budget, scheduler=PAUSING)
+    driver = sweep.driver(budget=budget, scheduler=RACE)
     trials = [served(driver) for _ in range(20)]
     first, *others = [trial for trial in trials if last_rung(trial.recipe) > 1]
     assert report(driver, first, error=0.1) is Decision.PAUSE, "nobody is worse"
@@ -530,10 +530,10 @@ def test_the_checkpoint_of_a_paused_trial_is_kept_and_no_older_one(sweep: Sweep)
 
 @pytest.mark.parametrize("reports", [1, 5, 12, 20])
 def test_paused_trials_wait_through_a_restart(sweep: Sweep, reports: int) -> None:
-    Slots(sweep.driver(budget=Budget(trials=12), scheduler=PAUSING)).run(reports=reports)
+    Slots(sweep.driver(budget=Budget(trials=12), scheduler=RACE)).run(reports=reports)
     states = {t.trial_id: t.state for t in sweep.ledger.trials()}
     sweep.die()
-    driver = sweep.driver(budget=Budget(trials=12), scheduler=PAUSING)
+    driver = sweep.driver(budget=Budget(trials=12), scheduler=RACE)
     assert {t.trial_id: t.state for t in sweep.ledger.trials()} == states
     slots = Slots(driver)
     slots.run()
@@ -545,7 +545,7 @@ def test_paused_trials_wait_through_a_restart(sweep: Sweep, reports: int) -> Non
 
 
 def test_another_scheduler_goes_on_with_those_that_were_left_paused(sweep: Sweep) -> None:
-    Slots(sweep.driver(budget=Budget(trials=8), scheduler=PAUSING)).run()
+    Slots(sweep.driver(budget=Budget(trials=8), scheduler=RACE)).run()
     assert any(t.state is TrialState.PAUSED for t in sweep.ledger.trials())
     sweep.die()
     Slots(sweep.driver(budget=Budget(trials=8))).run()
@@ -553,10 +553,10 @@ def test_another_scheduler_goes_on_with_those_that_were_left_paused(sweep: Sweep
 
 
 def test_more_compute_promotes_those_that_waited_for_it(sweep: Sweep) -> None:
-    Slots(sweep.driver(budget=Budget(sweep_flops=4e10), scheduler=PAUSING)).run()
+    Slots(sweep.driver(budget=Budget(sweep_flops=4e10), scheduler=RACE)).run()
     waiting = {t.trial_id for t in sweep.ledger.trials() if t.state is TrialState.PAUSED}
     sweep.die()
-    slots = Slots(sweep.driver(budget=Budget(sweep_flops=1.2e11), scheduler=PAUSING))
+    slots = Slots(sweep.driver(budget=Budget(sweep_flops=1.2e11), scheduler=RACE))
     slots.run()
     assert waiting & set(slots.served)
     assert sweep.ledger.sweep_flops <= 1.2e11

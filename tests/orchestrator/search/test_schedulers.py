@@ -1,5 +1,7 @@
 """Every scheduler keeps to one contract, whatever its name: numbers in, verdicts out."""
 
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from math import inf, nan
 from random import Random
 
@@ -8,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.search.config import SearchConfig
+from orchestrator.search.field import Field, Room
 from orchestrator.search.strategies import SCHEDULERS, scheduler
 from orchestrator.search.strategy import GO_ON, Decision, Scheduler
 from orchestrator.store.ledger import TrialRecord, TrialState
-from tests.orchestrator.fake_trials import measurement, record
+from tests.orchestrator.fake_trials import LEVELS, measurement, record
 from tests.orchestrator.search.standings import standing
 
 ERRORS = st.lists(st.floats(0, 1) | st.sampled_from([nan, inf]), min_size=1, max_size=30)
@@ -74,32 +77,52 @@ def test_a_trial_that_is_stopped_gets_a_reason(name: str) -> None:
     assert (verdict.decision is Decision.STOP) is (verdict.reason is not None)
 
 
+def field_of(trials: Iterable[TrialRecord], errors: Mapping[str, float] | None = None) -> Field:
+    """The field of trials, to whose errors at every rung those of others may be added."""
+    known = list(trials)
+
+    def errors_at(rung: int) -> Mapping[str, float]:
+        own = {t.trial_id: m.val_error for t in known for m in t.measurements if m.rung == rung}
+        return {**own, **(errors or {})}
+
+    return Field(LEVELS, errors_at, known)
+
+
+def moves_of(name: str, field: Field, room: Room) -> Iterator[TrialRecord]:
+    """The paused trials that go on before anything else is wanted."""
+    race = named(name)
+    while (move := race.next_move(field, room)) is not None and move.trial is not None:
+        yield move.trial
+        field.update(replace(move.trial, state=TrialState.RUNNING))
+
+
 @EVERY_NAME
 @given(data=st.data())
-def test_only_a_paused_trial_is_resumed(name: str, data: st.DataObject) -> None:
+def test_only_a_paused_trial_goes_on_and_each_once(name: str, data: st.DataObject) -> None:
     rungs = data.draw(st.lists(st.integers(0, 3), max_size=12))
-    errors = [data.draw(st.floats(0, 1)) for _ in rungs]
-    paused = paused_at(rungs, errors)
-    at = {
-        rung: {t.trial_id: e for t, r, e in zip(paused, rungs, errors, strict=True) if r >= rung}
-        for rung in range(4)
-    }
-    resumed = named(name).resume(paused, lambda rung: at[rung])
-    assert resumed is None or resumed in paused
+    paused = paused_at(rungs, [data.draw(st.floats(0, 1)) for _ in rungs])
+    on = list(moves_of(name, field_of(paused), Room()))
+    assert {trial.trial_id for trial in on} <= {trial.trial_id for trial in paused}
+    assert len({trial.trial_id for trial in on}) == len(on)
 
 
 @EVERY_NAME
-def test_nobody_is_resumed_where_nobody_is_paused(name: str) -> None:
-    assert named(name).resume((), lambda rung: {}) is None
+def test_a_recipe_is_new_where_nobody_is_paused(name: str) -> None:
+    move = named(name).next_move(field_of(()), Room())
+    assert move is not None
+    assert move.trial is None
 
 
 @EVERY_NAME
 def test_a_paused_trial_that_leads_its_rung_goes_on(name: str) -> None:
     paused = paused_at([0, 0], [0.3, 0.2])
     others = {f"t{number}": 0.9 for number in range(2, 12)}
-    errors = {"t0": 0.3, "t1": 0.2, **others}
-    scheduler, handed_out = named(name), []
-    while (trial := scheduler.resume(paused, lambda rung: errors)) is not None:
-        handed_out.append(trial.trial_id)
-        paused = tuple(other for other in paused if other != trial)
-    assert sorted(handed_out) == ["t0", "t1"]
+    on = moves_of(name, field_of(paused, others), Room())
+    assert sorted(trial.trial_id for trial in on) == ["t0", "t1"]
+
+
+@EVERY_NAME
+def test_a_paused_trial_that_the_budget_cannot_hold_stays(name: str) -> None:
+    paused = paused_at([0, 0], [0.3, 0.2])
+    on = moves_of(name, field_of(paused), Room(flops=LEVELS[0]))
+    assert list(on) == []
