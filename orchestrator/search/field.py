@@ -4,17 +4,21 @@ from bisect import bisect_left, bisect_right, insort
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite
+from math import inf, isfinite
+
+import numpy as np
+from numpy.typing import NDArray
 
 from orchestrator.store.ledger import TrialRecord, TrialState
 
+Floats = NDArray[np.float64]
 _HAIR = 1 + 1e-9
 """Levels are equal that differ by rounding."""
 
 ErrorsAt = Callable[[int], Mapping[str, float]]
 """Validation error, 0-1, by trial id of all trials measured at a rung."""
-Place = tuple[float, int, str]
-"""A trial's error at its end, its number and its id: in this order trials are better."""
+Place = tuple[float, float, int, str]
+"""A trial's error and loss at its end, its number and its id: in this order trials are better."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +69,10 @@ class Field:
         """Of `_cost`, that of recipes that began at the rung."""
         self._eval: dict[int, list[int]] = defaultdict(lambda: [0, 0])
         """Evaluation FLOPs and number of the trials that ended at a rung."""
+        self._lowest_error = np.ones(len(self.levels))
+        """The lowest error measured at each rung; 1 where there is none."""
+        self.points = 0
+        """How many measurements there are."""
         for trial in trials:
             self.update(trial)
 
@@ -90,6 +98,15 @@ class Field:
         """The trials that run or are about to."""
         return [self._trials[trial_id] for trial_id in self._live]
 
+    def trials(self) -> Iterable[TrialRecord]:
+        """All trials, in order of suggestion."""
+        return self._trials.values()
+
+    def frontier(self) -> Floats:
+        """The lowest error measured at each rung or below; 1 where there is none."""
+        frontier: Floats = np.minimum.accumulate(self._lowest_error)
+        return frontier
+
     def trial(self, trial_id: str) -> TrialRecord:
         return self._trials[trial_id]
 
@@ -103,6 +120,7 @@ class Field:
         """Takes note of a trial's record, which replaces the one known of it."""
         if (before := self._trials.get(trial.trial_id)) is not None:
             self._count(before, -1)
+        self._measure(trial, known=len(before.measurements) if before else 0)
         self._trials[trial.trial_id] = trial
         if trial.continues is not None and trial.continues not in self._continued:
             self._count(self._trials[trial.continues], -1)
@@ -157,6 +175,15 @@ class Field:
         flops, trials = evaluation
         return int(self.train_cost(rung, trial)) + (flops // trials if trials else 0)
 
+    def _measure(self, trial: TrialRecord, *, known: int) -> None:
+        """Takes note of what a trial has measured, if it is more than was known."""
+        if len(trial.measurements) == known:
+            return
+        self.points += len(trial.measurements) - known
+        for measurement in trial.measurements:
+            if measurement.val_error < self._lowest_error[measurement.rung]:
+                self._lowest_error[measurement.rung] = measurement.val_error
+
     def _count(self, trial: TrialRecord, sign: int) -> None:
         """Adds a trial to, or takes it from, all that is counted."""
         rung, method = self.rung(trial), trial.recipe.method
@@ -171,7 +198,7 @@ class Field:
         if trial.state is not TrialState.INFEASIBLE:
             self._reached[rung, method] += sign
         if trial.state in (TrialState.COMPLETE, TrialState.PAUSED) and trial.measurements:
-            place = (_error(trial), trial.number, trial.trial_id)
+            place = _place_of(trial)
             _place(self._ended[rung], place, sign)
             if trial.trial_id not in self._continued and isfinite(place[0]):
                 _place(self._ready[rung, None], place, sign)
@@ -181,7 +208,7 @@ class Field:
         if trial.state is TrialState.INFEASIBLE and trial.trial_id not in self._continued:
             needed = self._needed_rung(trial)
             if needed is not None and needed > rung:
-                _place(self._late[needed], (0.0, trial.number, trial.trial_id), sign)
+                _place(self._late[needed], (0.0, 0.0, trial.number, trial.trial_id), sign)
 
     def _cost_of(self, trial: TrialRecord, rung: int) -> int:
         """What the trial has cost; what it will cost while it runs or waits to.
@@ -216,10 +243,12 @@ def unspent_flops(trial: TrialRecord) -> float:
     return max(0.0, trial.recipe.target_flops - spent)
 
 
-def _error(trial: TrialRecord) -> float:
-    """The error at the trial's end; what is not finite is worst."""
-    error = trial.measurements[-1].val_error
-    return error if isfinite(error) else float("inf")
+def _place_of(trial: TrialRecord) -> Place:
+    """The place of a trial by its end; what is not finite is worst."""
+    last = trial.measurements[-1]
+    error = last.val_error if isfinite(last.val_error) else inf
+    loss = last.val_loss if isfinite(last.val_loss) else inf
+    return error, loss, trial.number, trial.trial_id
 
 
 def _keep(ids: dict[str, None], trial_id: str, sign: int) -> None:

@@ -1,6 +1,11 @@
 """A race over compute: every rung gets its share of the sweep, cheap ones first."""
 
-from orchestrator.search.field import Field, Room
+from collections.abc import Sequence
+
+import numpy as np
+
+from orchestrator.search.field import Field, Place, Room
+from orchestrator.search.forecaster import Forecaster
 from orchestrator.search.strategy import GO_ON, Decision, Move, Standing, Verdict
 from orchestrator.store.ledger import TrialRecord, TrialState
 
@@ -26,44 +31,61 @@ class Race:
         entry_share: float = 0.25,
         reserve: bool = True,
         families: bool = True,
-        floor: float = 0.0,
-        ceiling: float = float("inf"),
+        forecaster: Forecaster | None = None,
+        growth: float = 1.0,
+        learnt_below: float = 1.0,
+        tries: int = 0,
+        lowest: int = 0,
+        highest: int | None = None,
     ) -> None:
-        """`floor` and `ceiling` are the FLOPs between which the space has recipes aim."""
+        """`lowest` and `highest` are the rungs between which the space has recipes aim."""
         self._entry_share = entry_share
         self._reserve = reserve
         self._families = families
-        self._floor = floor
-        self._ceiling = ceiling
+        self._forecaster = forecaster
+        self._growth = growth
+        self._learnt_below = learnt_below
+        self._tries = tries
+        self._lowest = lowest
+        self._highest = highest
 
     def judge(self, standing: Standing) -> Verdict:
-        """Pauses a trial that may not yet be due at the next rung; others train on."""
-        if standing.over:
+        """Pauses a trial where the space would have it aim at more than it was given."""
+        if standing.over or standing.measurement.rung >= self._lowest:
             return GO_ON
         return Verdict(decision=Decision.PAUSE)
 
     def next_move(self, field: Field, room: Room) -> Move | None:
         """What a free worker does now; None where the budget has no room for anything wanted."""
-        rungs = [
-            rung
-            for rung, level in enumerate(field.levels)
-            if self._floor <= level * (1 + 1e-9) and level <= self._ceiling * (1 + 1e-9)
-        ]
+        if self._forecaster is not None:
+            self._forecaster.learn(field)
+        top = field.top if self._highest is None else self._highest
+        rungs = list(range(top + 1))
         blocked = False
         if self._reserve and (move := self._last_climb(field, room, rungs)):
             return move
         for below, rung in reversed(list(zip(rungs, rungs[1:], strict=False))):
             move, train, full = self._wanted(field, below, rung)
-            if move is None or field.cost(rung) + full > max(field.cost(r) for r in rungs if r < rung):
+            if move is None or field.cost(rung) + full > self._growth * max(field.cost(r) for r in rungs if r < rung):
                 continue
             if room.holds(train):
                 return move
             blocked = True
         if blocked:
             return self._fitting(field, room, rungs)
-        if not room.holds(field.levels[rungs[0]]):
-            return None
-        return Move(target_flops=field.levels[rungs[0]])
+        entry = field.levels[self._entry(field, rungs)]
+        return Move(target_flops=entry) if room.holds(entry) else None
+
+    def _entry(self, field: Field, rungs: list[int]) -> int:
+        """The lowest rung at which somebody has learnt, or too few have tried."""
+        if self._tries:
+            for rung in rungs:
+                errors = field.errors_at(rung).values()
+                if rung < self._lowest:
+                    continue
+                if len(errors) < self._tries or any(e < self._learnt_below for e in errors):
+                    return rung
+        return self._lowest
 
     def _wanted(self, field: Field, below: int, rung: int) -> tuple[Move | None, float, int]:
         """What the rung would have next, its training FLOPs and its whole cost."""
@@ -73,7 +95,7 @@ class Race:
         share = field.entered(rung) + fresh <= self._entry_share * (field.cost(rung) + fresh)
         if late := field.late(rung):
             if share or not field.ready(below):
-                trial = field.trial(late[0][2])
+                trial = field.trial(late[0][-1])
                 return Move(trial=trial, target_flops=level), level, fresh
         elif share and enough:
             return Move(target_flops=level), level, fresh
@@ -95,12 +117,21 @@ class Race:
                 for method in field.methods_ready(below)
                 if not field.reached(rung, method)
             ]
-            leaders = field.ready(below)[:1]
+            leaders = self._leaders(field, below, rung)
             if firsts and field.ended(rung):
-                return min(firsts)[2]
-            return leaders[0][2] if leaders else None
-        leaders = field.ready(below)[:1]
-        return leaders[0][2] if leaders else None
+                return min(firsts)[-1]
+            return leaders[0][-1] if leaders else None
+        leaders = self._leaders(field, below, rung)
+        return leaders[0][-1] if leaders else None
+
+    def _leaders(self, field: Field, below: int, rung: int) -> Sequence[Place]:
+        places = list(field.ready(below)[:40])
+        if len(places) < 2 or self._forecaster is None or self._forecaster.forecast is None:
+            return places[:1]
+        trials = [field.trial(place[-1]) for place in places]
+        gains = self._forecaster.further_gains(trials, rung=rung)
+        ranks = np.argsort(np.argsort(-gains, kind="stable"), kind="stable") + np.arange(len(places))
+        return [places[int(np.argmin(ranks))]]
 
     def _last_climb(self, field: Field, room: Room, rungs: list[int]) -> Move | None:
         """Raises the leader while the budget still holds its climb to the top, if nobody is there."""
@@ -112,7 +143,7 @@ class Race:
         leader, at = None, -1
         for rung in reversed(rungs[:-1]):
             if field.ready(rung):
-                leader, at = field.trial(field.ready(rung)[0][2]), rung
+                leader, at = field.trial(field.ready(rung)[0][-1]), rung
                 break
         if leader is None or any(field.rung(t) > at for t in field.running):
             return None
@@ -136,7 +167,7 @@ class Race:
             places = field.ready(below)
             if not places:
                 continue
-            trial = field.trial(places[0][2])
+            trial = field.trial(places[0][-1])
             rank = sum(place < places[0] for place in field.ended(below))
             worth = rank < max(1, len(field.ended(below)) // 2)
             if worth and room.holds(field.train_cost(rung, trial)):

@@ -23,6 +23,8 @@ from search_spaces.space import Space
 _DRAWS = 32
 """Draws before a space that keeps making invalid or unaffordable recipes is given up."""
 
+RunSpace = Callable[..., Draw | None]
+"""Runs a space as `search_spaces.draws.draw` does; None once it has no recipe left."""
 MakeDraws = Callable[[optuna.Study, int], BaseSampler]
 """Makes, of the sweep's study and a seed, what one new trial's values are drawn from."""
 
@@ -46,6 +48,7 @@ class StudySampler:
         problem: Problem,
         seed: int,
         draws: MakeDraws,
+        run_space: RunSpace = draw,
     ) -> None:
         """`space` and `ranges` are expected to have passed `check_space`."""
         if seed < 0:
@@ -56,6 +59,7 @@ class StudySampler:
         self._problem = problem
         self._seed = seed
         self._draws = draws
+        self._run_space = run_space
 
     def ask(
         self,
@@ -114,7 +118,7 @@ class StudySampler:
         for attempt in range(_DRAWS):
             sampler = self._sampler(number, attempt)
             try:
-                drawn = draw(self._space, self._ranges, problem, sampler, clip=True)
+                drawn = self._run_space(self._space, self._ranges, problem, sampler, clip=True)
             except InvalidRangeError:
                 if problem == self._problem:
                     raise
@@ -122,7 +126,7 @@ class StudySampler:
             except InvalidRecipeError as error:
                 invalid = error
                 continue
-            if drawn.recipe.target_flops <= limit:
+            if drawn is None or drawn.recipe.target_flops <= limit:
                 return drawn
         if invalid is not None:
             raise invalid
