@@ -335,13 +335,19 @@ class Driver:
         A trial's compute never exceeds its target, so a sweep never exceeds its budget, but by
         what trials repeat after failures.
         """
-        trials, flops = self._budget.trials, self._budget.sweep_flops
-        if trials is not None:
-            trials = max(0, trials - len(self._field))
-        if flops is not None:
+        budget = self._budget
+        flops = trials = None
+        left = [1.0]
+        if budget.sweep_flops is not None:
             committed = sum(self._committed_flops(i) for i in (*self._live, *self._waiting))
-            flops -= self._ledger.sweep_flops + committed
-        return Room(flops=flops, trials=trials)
+            flops = budget.sweep_flops - self._ledger.sweep_flops - committed
+            left.append(flops / budget.sweep_flops)
+        if budget.trials is not None:
+            trials = max(0, budget.trials - len(self._field))
+            left.append(trials / budget.trials)
+        if budget.wall_time is not None:
+            left.append(1 - (self._clock() - self._started) / budget.wall_time)
+        return Room(flops=flops, trials=trials, share_left=max(0.0, min(left)))
 
     def _committed_flops(self, trial_id: str) -> float:
         """The training FLOPs that a trial which runs or waits to may still spend."""

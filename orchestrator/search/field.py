@@ -1,7 +1,7 @@
 """The field of a race: every trial of the sweep as its rungs see it."""
 
 from bisect import bisect_left, bisect_right, insort
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf, isfinite
@@ -29,6 +29,8 @@ class Room:
     """Training FLOPs; None where the budget does not limit them."""
     trials: int | None = None
     """Trials that may still begin; None where the budget does not limit them."""
+    share_left: float = 1.0
+    """The part of the whole budget, 0-1, that is left of the limit which is nearest."""
 
     def holds(self, flops: float) -> bool:
         """Whether another trial of so many training FLOPs fits."""
@@ -62,8 +64,8 @@ class Field:
         """Who ended at a rung and is not continued, of one method or, under None, of all."""
         self._late: dict[int, list[Place]] = defaultdict(list)
         """Recipes that need a rung to take their first step and are not continued yet."""
-        self._reached: dict[tuple[int, str], int] = defaultdict(int)
-        """Trials of a method that aim at a rung and are not infeasible, by rung and method."""
+        self._methods: dict[int, Counter[str]] = defaultdict(Counter)
+        """Trials of each method that aim at a rung and are not infeasible."""
         self._cost: dict[int, int] = defaultdict(int)
         self._entered: dict[int, int] = defaultdict(int)
         """Of `_cost`, that of recipes that began at the rung."""
@@ -78,11 +80,6 @@ class Field:
 
     def __len__(self) -> int:
         return len(self._trials)
-
-    @property
-    def top(self) -> int:
-        """The highest rung."""
-        return len(self.levels) - 1
 
     @property
     def paused(self) -> Sequence[TrialRecord]:
@@ -145,9 +142,9 @@ class Field:
         found = (m for (r, m), places in self._ready.items() if r == rung and m and places)
         return iter(sorted(found))
 
-    def reached(self, rung: int, method: str) -> int:
-        """How many trials of the method aim, or aimed, at the rung."""
-        return self._reached[rung, method]
+    def methods(self, rung: int) -> Mapping[str, int]:
+        """How many trials of each method aim, or aimed, at the rung."""
+        return self._methods[rung]
 
     def cost(self, rung: int) -> int:
         """FLOPs of training and evaluation that trials aiming at the rung cost, or will."""
@@ -165,15 +162,19 @@ class Field:
         paused = trial.state is TrialState.PAUSED
         return max(0.0, self.levels[rung] - (last.train_flops if paused else last.trunk_flops))
 
+    def kept_share(self, trial: TrialRecord) -> float:
+        """The share of its training FLOPs that the trial's run towards more need not repeat."""
+        last = trial.measurements[-1]
+        if trial.state is TrialState.PAUSED:
+            return 1.0
+        return last.trunk_flops / last.train_flops if last.train_flops else 0.0
+
     def full_cost(self, rung: int, trial: TrialRecord | None = None) -> int:
         """`train_cost` and the evaluation that comes with it, as far as it is known."""
-        evaluation = (0, 0)
-        for near in (rung, rung - 1, rung + 1, *range(rung - 2, -1, -1)):
-            if self._eval[near][1]:
-                evaluation = (self._eval[near][0], self._eval[near][1])
-                break
-        flops, trials = evaluation
-        return int(self.train_cost(rung, trial)) + (flops // trials if trials else 0)
+        known = [near for near in self._eval if self._eval[near][1]]
+        near = min(known, key=lambda other: (abs(other - rung), other), default=None)
+        flops, trials = (0, 1) if near is None else self._eval[near]
+        return int(self.train_cost(rung, trial)) + flops // trials
 
     def _measure(self, trial: TrialRecord, *, known: int) -> None:
         """Takes note of what a trial has measured, if it is more than was known."""
@@ -196,7 +197,9 @@ class Field:
         if trial.continues is None:
             self._entered[rung] += sign * cost
         if trial.state is not TrialState.INFEASIBLE:
-            self._reached[rung, method] += sign
+            self._methods[rung][method] += sign
+            if not self._methods[rung][method]:
+                del self._methods[rung][method]
         if trial.state in (TrialState.COMPLETE, TrialState.PAUSED) and trial.measurements:
             place = _place_of(trial)
             _place(self._ended[rung], place, sign)

@@ -29,6 +29,11 @@ class Forecaster:
         self._levels: Sequence[float] = ()
         self._frontier: Floats = np.zeros(0)
 
+    @property
+    def ready(self) -> bool:
+        """Whether enough was measured for a forecast."""
+        return self.forecast is not None
+
     def learn(self, field: Field) -> None:
         """Makes a new forecast where the field has grown enough."""
         self._levels = field.levels

@@ -1,6 +1,7 @@
 """A race over compute: every rung gets its share of the sweep, cheap ones first."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -8,6 +9,15 @@ from orchestrator.search.field import Field, Place, Room
 from orchestrator.search.forecaster import Forecaster
 from orchestrator.search.strategy import GO_ON, Decision, Move, Standing, Verdict
 from orchestrator.store.ledger import TrialRecord, TrialState
+
+ENTRY_SHARE = 0.1
+"""Share of a rung's cost that may go to recipes which begin there."""
+FINISH_SHARE = 0.2
+"""Share of the budget that is kept for raising the best."""
+FAMILY_PLACES = 3
+"""Trials at a rung for each method that has one there."""
+CONSIDERED = 40
+"""Trials at a rung, from the best, of which a forecast chooses the one to raise."""
 
 
 class Race:
@@ -17,40 +27,26 @@ class Race:
     spent on trials aiming at it, and what one more costs, is no more than was spent on a rung
     below: so all rungs get the same share, and as many trials go up as the ratio of the rungs'
     whole costs, evaluation included, lets (the promotion form of asynchronous successive halving,
-    arXiv 1810.05934, has the same ratio everywhere). Targets climb with the evidence: whatever is
+    arXiv 1810.05934, has the same ratio everywhere). Targets climb with the evidence: what is
     compared at a rung has come to the end of its schedule there.
 
-    Of a rung's places, one goes to the best of each method that has none above yet, because what
-    leads a cheap rung may not lead a dear one; a share goes to recipes that begin there, which
-    alone can tell whether the rungs below know anything.
+    Which trial is raised says its error, together with what a forecast expects of it further up
+    if there is one. Some of a rung's places go to the best of methods that have none there, because
+    what leads a cheap rung may not lead a dear one; some to recipes that begin there, which alone
+    can tell whether the rungs below know anything. The last of the budget raises the best as far as
+    they go, and what it cannot hold is left: no new recipe would get anywhere.
     """
 
     def __init__(
-        self,
-        *,
-        entry_share: float = 0.25,
-        reserve: bool = True,
-        families: bool = True,
-        forecaster: Forecaster | None = None,
-        growth: float = 1.0,
-        learnt_below: float = 1.0,
-        tries: int = 0,
-        lowest: int = 0,
-        highest: int | None = None,
+        self, *, forecaster: Forecaster | None = None, lowest: int = 0, highest: int | None = None
     ) -> None:
         """`lowest` and `highest` are the rungs between which the space has recipes aim."""
-        self._entry_share = entry_share
-        self._reserve = reserve
-        self._families = families
         self._forecaster = forecaster
-        self._growth = growth
-        self._learnt_below = learnt_below
-        self._tries = tries
         self._lowest = lowest
         self._highest = highest
 
     def judge(self, standing: Standing) -> Verdict:
-        """Pauses a trial where the space would have it aim at more than it was given."""
+        """Pauses a trial where the space had it aim at more than it was given."""
         if standing.over or standing.measurement.rung >= self._lowest:
             return GO_ON
         return Verdict(decision=Decision.PAUSE)
@@ -59,120 +55,112 @@ class Race:
         """What a free worker does now; None where the budget has no room for anything wanted."""
         if self._forecaster is not None:
             self._forecaster.learn(field)
-        top = field.top if self._highest is None else self._highest
-        rungs = list(range(top + 1))
-        blocked = False
-        if self._reserve and (move := self._last_climb(field, room, rungs)):
+        climbs = self._climbs(field)
+        if (move := self._last_climb(field, room)) is not None:
             return move
-        for below, rung in reversed(list(zip(rungs, rungs[1:], strict=False))):
-            move, train, full = self._wanted(field, below, rung)
-            if move is None or field.cost(rung) + full > self._growth * max(field.cost(r) for r in rungs if r < rung):
-                continue
-            if room.holds(train):
+        wanted = False
+        if room.share_left < FINISH_SHARE:
+            move, wanted = self._finishing_move(field, room)
+            if move is not None or wanted:
                 return move
-            blocked = True
-        if blocked:
-            return self._fitting(field, room, rungs)
-        entry = field.levels[self._entry(field, rungs)]
+        for below, rung in climbs:
+            raised = self._due_move(field, below, rung)
+            if raised is not None and room.holds(_train_flops(field, raised, rung)):
+                return raised
+        entry = field.levels[self._lowest]
         return Move(target_flops=entry) if room.holds(entry) else None
 
-    def _entry(self, field: Field, rungs: list[int]) -> int:
-        """The lowest rung at which somebody has learnt, or too few have tried."""
-        if self._tries:
-            for rung in rungs:
-                errors = field.errors_at(rung).values()
-                if rung < self._lowest:
-                    continue
-                if len(errors) < self._tries or any(e < self._learnt_below for e in errors):
-                    return rung
-        return self._lowest
+    def _climbs(self, field: Field) -> Sequence[tuple[int, int]]:
+        """The steps from a rung to the next, from the highest."""
+        return list(pairwise(range(self._top(field) + 1)))[::-1]
 
-    def _wanted(self, field: Field, below: int, rung: int) -> tuple[Move | None, float, int]:
-        """What the rung would have next, its training FLOPs and its whole cost."""
-        level = field.levels[rung]
+    def _top(self, field: Field) -> int:
+        return len(field.levels) - 1 if self._highest is None else self._highest
+
+    def _due_move(self, field: Field, below: int, rung: int) -> Move | None:
+        """What the rung gets next if it is due."""
+        bound = max(field.cost(lower) for lower in range(rung))
+        if field.cost(rung) + field.levels[rung] - field.levels[below] > bound:
+            return None  # whoever it were
+        move = self._wanted(field, below, rung)
+        if move is None or field.cost(rung) + field.full_cost(rung, move.trial) > bound:
+            return None
+        return move
+
+    def _wanted(self, field: Field, below: int, rung: int) -> Move | None:
+        """What the rung would have next: a recipe that begins there, or one from below."""
+        level, ready = field.levels[rung], field.ready(below)
         fresh = field.full_cost(rung)
-        enough = len(field.ended(below)) >= 2
-        share = field.entered(rung) + fresh <= self._entry_share * (field.cost(rung) + fresh)
-        if late := field.late(rung):
-            if share or not field.ready(below):
-                trial = field.trial(late[0][-1])
-                return Move(trial=trial, target_flops=level), level, fresh
-        elif share and enough:
-            return Move(target_flops=level), level, fresh
-        best = self._best(field, below, rung)
-        if best is None:
-            return None, 0.0, 0
-        trial = field.trial(best)
-        return (
-            _up(trial, level),
-            field.train_cost(rung, trial),
-            field.full_cost(rung, trial),
-        )
+        has_share = field.entered(rung) + fresh <= ENTRY_SHARE * (field.cost(rung) + fresh)
+        late = field.late(rung)
+        if late and (has_share or not ready):
+            return Move(trial=field.trial(late[0][-1]), target_flops=level)
+        if has_share and len(field.ended(below)) > 1:
+            return Move(target_flops=level)
+        return _up(field.trial(self._best(field, below, rung)), level) if ready else None
 
-    def _best(self, field: Field, below: int, rung: int) -> str | None:
-        """The trial to raise: the best of a method that has nothing at the rung, else the best."""
-        if self._families:
+    def _best(self, field: Field, below: int, rung: int) -> str:
+        """The trial to raise: the best of a method that is due a place, else the best of all."""
+        methods = field.methods(rung)
+        if FAMILY_PLACES * len(methods) <= sum(methods.values()):
             firsts = [
                 field.ready(below, method)[0]
                 for method in field.methods_ready(below)
-                if not field.reached(rung, method)
+                if method not in methods
             ]
-            leaders = self._leaders(field, below, rung)
-            if firsts and field.ended(rung):
+            if firsts:
                 return min(firsts)[-1]
-            return leaders[0][-1] if leaders else None
-        leaders = self._leaders(field, below, rung)
-        return leaders[0][-1] if leaders else None
+        return self._leader(field, below, rung)[-1]
 
-    def _leaders(self, field: Field, below: int, rung: int) -> Sequence[Place]:
-        places = list(field.ready(below)[:40])
-        if len(places) < 2 or self._forecaster is None or self._forecaster.forecast is None:
-            return places[:1]
+    def _leader(self, field: Field, below: int, rung: int) -> Place:
+        """The best by its error, and by what is expected of it at the rung and above."""
+        places = field.ready(below)[:CONSIDERED]
+        if len(places) == 1 or self._forecaster is None or not self._forecaster.ready:
+            return places[0]
         trials = [field.trial(place[-1]) for place in places]
         gains = self._forecaster.further_gains(trials, rung=rung)
-        ranks = np.argsort(np.argsort(-gains, kind="stable"), kind="stable") + np.arange(len(places))
-        return [places[int(np.argmin(ranks))]]
+        expected = np.argsort(np.argsort(-gains, kind="stable"), kind="stable")
+        return places[int(np.argmin(expected + np.arange(len(places))))]
 
-    def _last_climb(self, field: Field, room: Room, rungs: list[int]) -> Move | None:
-        """Raises the leader while the budget still holds its climb to the top, if nobody is there."""
-        top = rungs[-1]
-        if room.flops is None and room.trials is None:
+    def _last_climb(self, field: Field, room: Room) -> Move | None:
+        """Raises the leader while the budget still holds its climb, if nobody is at the top."""
+        top = self._top(field)
+        if field.ended(top) or (room.flops is None and room.trials is None):
             return None
-        if field.ended(top) or any(field.rung(t) == top for t in field.running):
+        at = max((rung for rung in range(top) if field.ready(rung)), default=None)
+        if at is None or any(field.rung(trial) > at for trial in field.running):
             return None
-        leader, at = None, -1
-        for rung in reversed(rungs[:-1]):
-            if field.ready(rung):
-                leader, at = field.trial(field.ready(rung)[0][-1]), rung
-                break
-        if leader is None or any(field.rung(t) > at for t in field.running):
-            return None
-        last = leader.measurements[-1]
-        kept = last.trunk_flops / last.train_flops if last.train_flops else 0.0
-        climb = field.train_cost(at + 1, leader)
-        for rung in range(at + 2, top + 1):
-            climb += field.levels[rung] - kept * field.levels[rung - 1]
-        spare = field.levels[at + 1]
-        steps = top - at
-        short = (room.flops is not None and room.flops < climb + spare) or (
-            room.trials is not None and room.trials <= steps
+        leader = field.trial(field.ready(at)[0][-1])
+        first = field.train_cost(at + 1, leader)
+        kept = field.kept_share(leader)
+        rest = sum(
+            field.levels[rung] - kept * field.levels[rung - 1] for rung in range(at + 2, top + 1)
         )
-        if not short or not room.holds(field.train_cost(at + 1, leader)):
-            return None
-        return _up(leader, field.levels[at + 1])
+        spare = field.levels[at + 1]  # what another move may cost before the climb begins
+        short = (room.flops is not None and room.flops < first + rest + spare) or (
+            room.trials is not None and room.trials <= top - at
+        )
+        return _up(leader, field.levels[at + 1]) if short and room.holds(first) else None
 
-    def _fitting(self, field: Field, room: Room, rungs: list[int]) -> Move | None:
-        """The dearest raise that the rest of the budget holds, of a trial that is worth it."""
-        for below, rung in reversed(list(zip(rungs, rungs[1:], strict=False))):
-            places = field.ready(below)
-            if not places:
+    def _finishing_move(self, field: Field, room: Room) -> tuple[Move | None, bool]:
+        """The highest raise of a good trial that the budget holds, and whether any was wanted."""
+        wanted = False
+        for below, rung in self._climbs(field):
+            if 2 * rung < self._top(field) or not field.ready(below):
                 continue
-            trial = field.trial(places[0][-1])
-            rank = sum(place < places[0] for place in field.ended(below))
-            worth = rank < max(1, len(field.ended(below)) // 2)
-            if worth and room.holds(field.train_cost(rung, trial)):
-                return _up(trial, field.levels[rung])
-        return None
+            leader = self._leader(field, below, rung)
+            ended = field.ended(below)
+            if 2 * sum(place < leader for place in ended) >= len(ended):
+                continue
+            wanted = True
+            trial = field.trial(leader[-1])
+            if room.holds(field.train_cost(rung, trial)):
+                return _up(trial, field.levels[rung]), wanted
+        return None, wanted
+
+
+def _train_flops(field: Field, move: Move, rung: int) -> float:
+    return field.train_cost(rung, move.trial)
 
 
 def _up(trial: TrialRecord, level: float) -> Move:
