@@ -66,7 +66,7 @@ def load_checkpoint(
 
 
 def newest_checkpoint(trial_folder: str) -> str | None:
-    """Where the newest whole checkpoint of the trial lies; None where it has none."""
+    """Returns where the newest whole checkpoint of the trial lies; None where it has none."""
     rungs = complete_rungs(trial_folder)
     return checkpoint_folder(trial_folder, rungs[-1]) if rungs else None
 

@@ -308,7 +308,7 @@ class Finetuning:
 
     @property
     def _steps_alike(self) -> int:
-        """The first steps that do not depend on how many follow."""
+        """Counts the first steps that do not depend on how many follow."""
         total_steps = self.stops[-1].steps
         return min(
             steps_before_decay(self._recipe.schedule, total_steps=total_steps),
@@ -316,7 +316,7 @@ class Finetuning:
         )
 
     def _planned_trunk(self) -> Trunk | None:
-        """The steps that a run towards more compute, if there can be one, would take as well."""
+        """Returns the steps that a run towards more compute takes as well; None without any."""
         takes_no_more_steps = self.stops[-1].steps == self._batches.max_steps
         steps = self._steps_alike
         if steps == 0 or takes_no_more_steps or self._batches.depends_on_target:
@@ -365,6 +365,7 @@ class Finetuning:
             self.outcome = Outcome.COMPLETE
 
     def _go_on(self, snapshot: Snapshot) -> None:
+        """Makes the snapshot the training's own state."""
         self._learner.restore(snapshot.tensors, snapshot.learner)
         self._step = snapshot.step
         self._next_stop = sum(stop.steps <= self._step for stop in self.stops)

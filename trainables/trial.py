@@ -135,7 +135,7 @@ class TransferTrial(tune.Trainable):
 
 
 def _continued(trial_id: str | None, setting: TrialSetting) -> str | None:
-    """The newest checkpoint of the trial to go on from, if there is one."""
+    """Finds the newest checkpoint of the trial to go on from; None where there is none."""
     if trial_id is None:
         return None
     uri = newest_checkpoint(f"{setting.trials_uri}/{trial_id}")

@@ -45,7 +45,7 @@ class Snapshot:
     """Wall time of preparation and training so far."""
 
     def copied(self) -> "Snapshot":
-        """The same in the CPU's memory, which further steps leave as it is."""
+        """Returns the same in the CPU's memory, which further steps leave as it is."""
         copies = {
             group: {name: value.detach().to("cpu", copy=True) for name, value in tensors.items()}
             for group, tensors in self.tensors.items()
@@ -72,7 +72,7 @@ class TrialCheckpoint:
     recipe: Recipe
     seed: int
     structure: Mapping[str, Any]
-    """What the method's preparation has left of the backbone."""
+    """The structure in which the method's preparation left the backbone."""
     preparation_flops: float
     snapshot: Snapshot
     measurement: Measurement | None
@@ -106,7 +106,7 @@ class TrialCheckpoint:
 
     @classmethod
     def load(cls, uri: str) -> "TrialCheckpoint":
-        """The checkpoint of a rung, as `save` wrote it."""
+        """Returns the checkpoint of a rung, as `save` wrote it."""
         _, state = load_checkpoint(uri, ())
         trunk = state.get("trunk")  # older ones have none
         names = [*_GROUPS, "measured"]
@@ -133,7 +133,7 @@ class TrialCheckpoint:
         )
 
     def at_trunk(self) -> "TrialCheckpoint":
-        """The trial as it stood after the trunk's last step, or at the rung if that is earlier.
+        """Returns the trial as it stood after the trunk's last step, or at an earlier rung.
 
         Raises `CannotContinueError` where a run towards more compute shares no step.
         """
@@ -143,7 +143,7 @@ class TrialCheckpoint:
 
 
 def load_trunk(uri: str, *, recipe: Recipe, seed: int) -> TrialCheckpoint:
-    """The trial whose checkpoint lies at `uri`, after steps that `recipe` may share with it.
+    """Returns the trial saved at `uri` as it stood after steps that `recipe` may share with it.
 
     Raises `CannotContinueError` where it is another recipe's but for the compute aimed at, or keeps
     no such steps, or cannot be read.
@@ -158,7 +158,7 @@ def load_trunk(uri: str, *, recipe: Recipe, seed: int) -> TrialCheckpoint:
 
 
 def _trunk_groups(trunk: Tensors, *, besides: Tensors) -> dict[str, Mapping[str, Tensor]]:
-    """The groups in which a trunk is written; of models only what training has moved since."""
+    """Returns the groups that are written; of models only what training has moved since."""
     groups = dict(trunk)
     for model in _MODELS:
         later = besides[model]
@@ -182,7 +182,7 @@ def _trunk_state(trunk: Trunk) -> dict[str, Any]:
 
 
 def _loaded_trunk(state: Mapping[str, Any], tensors: Tensors, *, besides: Tensors) -> Trunk:
-    """The trunk of which `state` and the groups are those that were written."""
+    """Returns the trunk of which `state` and the groups were written."""
     trunk = Trunk(steps=state["steps"], prices=state["prices"])
     if "learner" not in state:
         return trunk

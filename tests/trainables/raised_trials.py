@@ -15,7 +15,7 @@ from trainables.measurement import Measurement
 
 
 def run_with_a_kill(make: Callable[[str | None], Finetuning], folder: Path) -> list[Measurement]:
-    """The curve of a trial that is saved in `folder` and killed after its first rung.
+    """Returns the curve of a trial that is saved in `folder` and killed after its first rung.
 
     `make` gives the trial as it is set up, resumed from a checkpoint.
     """
@@ -28,7 +28,7 @@ def run_with_a_kill(make: Callable[[str | None], Finetuning], folder: Path) -> l
 
 
 def unpaid(measurement: Measurement) -> Measurement:
-    """The measurement but for the clock, and for who executed what."""
+    """Returns the measurement without the clock and without what was executed for it."""
     return replace(measurement, train_seconds=0.0, executed_flops=0.0)
 
 
@@ -50,7 +50,7 @@ def assert_went_on(
 
 
 def assert_same_checkpoint(one: Path, other: Path) -> None:
-    """Fails where two checkpoints differ in a bit but for the clock and who executed what."""
+    """Fails where two checkpoints differ in a bit, the clock and what was executed aside."""
     names = {path.name for path in one.iterdir()}
     assert names == {path.name for path in other.iterdir()}
     for name in names - {STATE}:
@@ -59,7 +59,7 @@ def assert_same_checkpoint(one: Path, other: Path) -> None:
 
 
 def state_of(folder: Path) -> dict[str, Any]:
-    """The JSON of a checkpoint."""
+    """Reads the JSON of a checkpoint."""
     state: dict[str, Any] = json.loads((folder / STATE).read_text())
     return state
 

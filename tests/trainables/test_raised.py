@@ -51,7 +51,7 @@ DROPS = BackboneSource(model="test_resnet", args={"drop_rate": 0.3, "drop_path_r
 
 
 def trial(store: ImageStore, recipe: Recipe, *, rung: int, **options: Any) -> Finetuning:
-    """The recipe aimed at the rung."""
+    """Returns the recipe's trial towards the rung."""
     levels = options.pop("levels", LEVELS)
     aimed = replace(recipe, target_flops=levels[rung])
     return make_trial(store, aimed, levels=levels, **options)
@@ -89,7 +89,7 @@ CHOICES: list[dict[str, Any]] = [
 def test_a_rate_that_stays_is_gone_on_with(
     digits: ImageStore, tmp_path: Path, choice: dict[str, Any]
 ) -> None:
-    """From a finished trial, whatever draws at random, and the exported model is the same."""
+    """The exported model is the same, whatever draws at random."""
     recipe = make_recipe(**DISTURBED, **choice)
     levels = tuple(level + 3e8 for level in LEVELS)  # what settles a schedule-free average
     options: dict[str, Any] = {"source": DROPS, "levels": levels}

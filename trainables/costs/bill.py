@@ -31,7 +31,7 @@ class Prices:
     """Each look at it."""
 
     def spent_flops(self, steps: int) -> float:
-        """Training FLOPs of a run until so many steps are taken and nothing is settled."""
+        """Sums up a run that has taken so many steps and has not settled its average."""
         return self.preparation_flops + self.setup_flops + steps * self.step_flops
 
 

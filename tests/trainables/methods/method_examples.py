@@ -166,7 +166,7 @@ def names_with_examples() -> list[str]:
 
 
 def trained_examples() -> list[tuple[str, str]]:
-    """Names of the method and the example, for all that are trained."""
+    """Lists the names of the method and the example of all that are trained."""
     return [(method, n) for method in names_with_examples() for n in examples_of(method).trained]
 
 

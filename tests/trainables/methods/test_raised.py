@@ -20,7 +20,7 @@ from trainables.method import Transfer
 
 
 def raisable(example: MethodExample) -> MethodExample:
-    """The example with a rate that stays before it falls, if it falls."""
+    """Returns the example with a rate that stays before it falls, if it falls."""
     if example.recipe().schedule is Schedule.CONSTANT:
         return example
     return example.but(schedule=Schedule.WARMUP_STABLE_DECAY)
@@ -37,7 +37,7 @@ def assert_no_fewer_of_more(transfer: Transfer) -> None:
 def test_a_raised_trial_is_its_recipe_run_alone(
     digits: ImageStore, source: Callable[[], ImageStore], tmp_path: Path, method: str, name: str
 ) -> None:
-    """To the last bit, though both trials are killed on the way, and without the shared steps."""
+    """It is so to the last bit, though both trials are killed on the way, without shared steps."""
     example = raisable(examples_of(method).trained[name])
     low = example.but(target_flops=example.levels[-2])
     source_task = source if example.source_task else None
