@@ -6,7 +6,7 @@ leaves a folder that nobody reads and the next attempt replaces.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import safetensors.torch
@@ -46,7 +46,7 @@ def save_checkpoint(uri: str, *, tensors: Tensors, state: Mapping[str, Any]) -> 
 
 
 def load_checkpoint(
-    uri: str, names: tuple[str, ...], *, optional: tuple[str, ...] = ()
+    uri: str, names: Sequence[str], *, optional: tuple[str, ...] = ()
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The named tensor groups and the state that `save_checkpoint` wrote at `uri`.
 
@@ -63,6 +63,12 @@ def load_checkpoint(
         with filesystem.open_input_stream(path) as stream:
             tensors[name] = safetensors.torch.load(stream.read())
     return tensors, state
+
+
+def newest_checkpoint(trial_folder: str) -> str | None:
+    """Returns where the newest whole checkpoint of the trial lies; None where it has none."""
+    rungs = complete_rungs(trial_folder)
+    return checkpoint_folder(trial_folder, rungs[-1]) if rungs else None
 
 
 def complete_rungs(trial_uri: str) -> list[int]:

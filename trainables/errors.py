@@ -52,10 +52,15 @@ class InfeasibleError(Exception):
     It is an outcome of a trial, not a fault: it is recorded, told to the search, and never retried.
     """
 
-    def __init__(self, reason: str, *, spent_flops: float = 0.0) -> None:
+    def __init__(
+        self, reason: str, *, spent_flops: float = 0.0, needs_flops: float | None = None
+    ) -> None:
         super().__init__(reason)
         self.spent_flops = spent_flops
         """Training FLOPs executed before it was found out."""
+        self.needs_flops = needs_flops
+        """The least training FLOPs with which the recipe could take a step, as far as was found
+        out; None where nothing is known of them, or no compute helps."""
 
 
 def first_line(error: BaseException) -> str:

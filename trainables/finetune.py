@@ -4,10 +4,12 @@ Everything random is drawn from a stream named by (seed, purpose, step), so that
 the data and the random state are the step number, and a resumed run is the run itself.
 """
 
+import functools
+import logging
 import math
 import time
 from collections.abc import Callable
-from typing import Any
+from dataclasses import asdict, replace
 
 import torch
 from torch import Tensor, nn
@@ -16,30 +18,32 @@ from search_spaces.recipe import Recipe
 from trainables.backbones.build import Backbone
 from trainables.batches.choice import choose_batches
 from trainables.batches.interface import Batches
-from trainables.checkpoints import load_checkpoint, save_checkpoint
 from trainables.costs.bill import Bill, Prices, reset_peak_memory
 from trainables.costs.flops import StepCost, count_flops
 from trainables.costs.skippable import SkippableFlops
-from trainables.errors import InfeasibleError
+from trainables.errors import InfeasibleError, first_line
 from trainables.images.store import ImageStore
 from trainables.learning.batch_norm import trained_batch_norms
 from trainables.learning.freezing import freeze_below, train_mode
 from trainables.learning.learner import Learner
 from trainables.learning.losses import class_weights
 from trainables.learning.precision import Precision
+from trainables.learning.schedules import steps_before_decay
 from trainables.measurement import Measurement, Outcome
 from trainables.method import Prepared, Transfer
 from trainables.preparation import Preparation
 from trainables.rungs import Stop, plan_stops
+from trainables.trial_checkpoint import (
+    CannotContinueError,
+    Snapshot,
+    TrialCheckpoint,
+    Trunk,
+    load_trunk,
+)
 
 LOSS_CHECK_PERIOD = 16
 """Steps between looks at whether the loss is still finite."""
-_TENSORS = ("model", "measured", "optimizer", "transfer")
-_AVERAGE = ("average",)
-"""In a checkpoint only where what was measured is made from the average, and is not the average."""
-
-_Checkpoint = tuple[dict[str, dict[str, Tensor]], dict[str, Any]]
-"""Tensor groups and state, as `load_checkpoint` gives them."""
+_log = logging.getLogger(__name__)
 
 
 class Finetuning:
@@ -60,11 +64,18 @@ class Finetuning:
         device: torch.device,
         precision: Precision | None = None,
         resume_from: str | None = None,
+        continue_from: str | None = None,
         source_task: Callable[[], ImageStore] | None = None,
     ) -> None:
         """`precision` is the device's own unless given; `source_task` opens the images that the
-        backbone was trained on, where the config names them."""
-        started = time.perf_counter()
+        backbone was trained on, where the config names them.
+
+        `resume_from` is a checkpoint of this very trial. Without one the trial goes on from
+        `continue_from`, a checkpoint of a trial of the same recipe and seed towards less compute,
+        where that keeps steps which the two share: what it measures from then on is what it would
+        have measured alone. Else it starts from scratch, and the log says why.
+        """
+        self._working_since = time.perf_counter()
         reset_peak_memory(device)
         self._recipe = recipe
         self._seed = seed
@@ -76,9 +87,41 @@ class Finetuning:
         self.outcome = Outcome.RUNNING
         self.measurement: Measurement | None = None
         """The newest one."""
-        precision = precision or Precision.of(device)
-        checkpoint = _load(resume_from)
+        set_up = functools.partial(
+            self._set_up,
+            backbone=backbone,
+            source_task=source_task,
+            levels=levels,
+            mirror=mirror,
+            precision=precision or Precision.of(device),
+        )
+        if resume_from is not None:
+            set_up(TrialCheckpoint.load(resume_from))
+        elif continue_from is None or not self._continues(continue_from, set_up):
+            set_up(None)
+        self._bill_time()
 
+    def _continues(self, uri: str, set_up: Callable[[TrialCheckpoint], None]) -> bool:
+        """Sets the trial up to go on from another's trunk; False where that cannot be."""
+        try:
+            set_up(load_trunk(uri, recipe=self._recipe, seed=self._seed))
+        except CannotContinueError as error:
+            _log.warning("The trial starts from scratch and not from %s: %s.", uri, error)
+            return False
+        return True
+
+    def _set_up(
+        self,
+        origin: TrialCheckpoint | None,
+        *,
+        backbone: Backbone,
+        source_task: Callable[[], ImageStore] | None,
+        levels: tuple[float, ...],
+        mirror: bool,
+        precision: Precision,
+    ) -> None:
+        """Makes everything ready to train on from `origin`, or from scratch."""
+        recipe, seed, store, device = self._recipe, self._seed, self._store, self._device
         self._preparation = Preparation(
             recipe=recipe,
             seed=seed,
@@ -87,7 +130,7 @@ class Finetuning:
             source_task=source_task,
             device=device,
         )
-        prepared = self._prepare(checkpoint)
+        prepared = self._prepare(origin)
         self._structure = dict(prepared.structure)
         self._transfer = self._preparation.transfer(self._structure)
         inference_flops = self._freeze(precision, prepared)
@@ -113,8 +156,13 @@ class Finetuning:
             cost, preparation_flops=prepared.flops, inference_flops=inference_flops
         )
         self.stops = self._plan(levels)
-        self._restore(checkpoint)
-        self._bill.worked(time.perf_counter() - started)
+        self._trunk = self._planned_trunk()
+        if origin is None:
+            self._bill.prepared()
+        elif origin.measurement is None:
+            self._branch(origin)
+        else:
+            self._resume(origin, origin.measurement)
 
     @property
     def model(self) -> nn.Module:
@@ -156,18 +204,19 @@ class Finetuning:
         if self.outcome is not Outcome.RUNNING:
             raise RuntimeError(f"The trial is over: {self.outcome}.")
         stop = self.stops[self._next_stop]
-        started = time.perf_counter()
+        self._working_since = time.perf_counter()
         if not self.train_to(stop.steps):
             self.outcome = Outcome.DIVERGED
             return
         self._settle()
-        self._bill.worked(time.perf_counter() - started)
+        self._bill_time()
         self._measure(stop)
 
     def train_to(self, steps: int) -> bool:
         """Takes steps until `steps` are taken; False once the loss is seen not to be finite."""
         self._open_batches()
         while self._step < steps:
+            self._keep_trunk()
             loss = self._train_step()
             looks = self._step % LOSS_CHECK_PERIOD == 0 or self._step == steps
             if looks and not math.isfinite(loss.item()):
@@ -175,40 +224,31 @@ class Finetuning:
         return True
 
     def save(self, uri: str) -> None:
-        """Writes what `resume_from` and an export need, the newest measurement with it.
+        """Writes what `resume_from`, `continue_from` and an export need.
 
-        A trial resumed from here knows that measurement again, so that one which was saved and
-        never reported is not lost. Must be called after a measurement.
+        A trial resumed from here knows the newest measurement again, so that one which was saved
+        and never reported is not lost. Must be called after a measurement.
         """
         if self.measurement is None:
             raise RuntimeError("A trial is saved at rungs: none is measured yet.")
-        tensors = self._learner.tensors()
-        if self.measured_model is self.average:
-            tensors["measured"] = tensors.pop("average")
-        else:
-            tensors["measured"] = self.measured_model.state_dict()
-        save_checkpoint(
-            uri,
-            tensors=tensors,
-            state={
-                "recipe": self._recipe.to_dict(),
-                "seed": self._seed,
-                "structure": self._structure,
-                "setup_flops": self.prices.preparation_flops,
-                "step": self._step,
-                "skippable_flops": self._bill.skippable_flops,
-                "learner": self._learner.state(),
-                "measurement": self.measurement.to_dict(),
-            },
+        checkpoint = TrialCheckpoint(
+            recipe=self._recipe,
+            seed=self._seed,
+            structure=self._structure,
+            preparation_flops=self.prices.preparation_flops,
+            snapshot=self._snapshot(),
+            measurement=self.measurement,
+            trunk=self._trunk,
         )
+        is_average = self.measured_model is self.average
+        checkpoint.save(uri, measured=None if is_average else self.measured_model.state_dict())
 
-    def _prepare(self, checkpoint: _Checkpoint | None) -> Prepared:
+    def _prepare(self, origin: TrialCheckpoint | None) -> Prepared:
         """Gives the model its structure, which a checkpoint tells and saves from finding again."""
-        if checkpoint is None:
+        if origin is None:
             return self._preparation.run()
-        _, state = checkpoint
-        self._preparation.reshape(state["structure"])
-        return Prepared(flops=state["setup_flops"], structure=state["structure"])
+        self._preparation.reshape(origin.structure)
+        return Prepared(flops=origin.preparation_flops, structure=origin.structure)
 
     def _freeze(self, precision: Precision, prepared: Prepared) -> float:
         """Makes the model ready to be trained; FLOPs of an image's pass through it while plain."""
@@ -266,22 +306,80 @@ class Finetuning:
             max_steps=self._batches.max_steps,
         )
 
-    def _restore(self, checkpoint: _Checkpoint | None) -> None:
-        """Goes on from the checkpoint; without one, bills the preparation just executed."""
-        if checkpoint is None:
-            self._bill.prepared()
-            return
-        tensors, state = checkpoint
-        self._learner.restore(
-            {**tensors, "average": tensors.get("average", tensors["measured"])}, state["learner"]
+    @property
+    def _steps_alike(self) -> int:
+        """Counts the first steps that do not depend on how many follow."""
+        total_steps = self.stops[-1].steps
+        return min(
+            steps_before_decay(self._recipe.schedule, total_steps=total_steps),
+            self._transfer.shared_steps(total_steps=total_steps),
         )
+
+    def _planned_trunk(self) -> Trunk | None:
+        """Returns the steps that a run towards more compute takes as well; None without any."""
+        takes_no_more_steps = self.stops[-1].steps == self._batches.max_steps
+        steps = self._steps_alike
+        if steps == 0 or takes_no_more_steps or self._batches.depends_on_target:
+            return None
+        return Trunk(steps=steps, prices=asdict(self.prices))
+
+    def _keep_trunk(self) -> None:
+        """Keeps the training as it stands, if the next step is the first that is not shared."""
+        if self._trunk is None or self._trunk.steps != self._step:
+            return
+        self._bill_time()
+        self._trunk = replace(self._trunk, snapshot=self._snapshot().copied())
+
+    def _snapshot(self) -> Snapshot:
+        return Snapshot(
+            step=self._step,
+            tensors=self._learner.tensors(),
+            learner=self._learner.state(),
+            skippable_flops=self._bill.skippable_flops,
+            train_seconds=self._bill.seconds,
+        )
+
+    def _branch(self, origin: TrialCheckpoint) -> None:
+        """Goes on from another trial's trunk; raises `CannotContinueError` if it is not our own."""
+        snapshot, trunk = origin.snapshot, origin.trunk
+        if trunk is None or trunk.prices != asdict(self.prices):
+            raise CannotContinueError("its steps are others, because they cost something else")
+        if snapshot.step > self._steps_alike:
+            raise CannotContinueError(
+                f"only {self._steps_alike} of its {snapshot.step} steps are this trial's too"
+            )
+        if snapshot.step >= self.stops[-1].steps:
+            raise CannotContinueError(f"no step follows its {snapshot.step}")
+        try:
+            self._go_on(snapshot)
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise CannotContinueError(f"it is damaged: {first_line(error)}") from error
+
+    def _resume(self, origin: TrialCheckpoint, measurement: Measurement) -> None:
+        """Goes on from this very trial's own checkpoint."""
+        self._go_on(origin.snapshot)
+        self._trunk = origin.trunk  # none of an older one, which may have begun differently
         self.measured_model = self._transfer.plain_model(self.average)
-        self.measurement = Measurement.from_dict(state["measurement"])
-        self._bill.resume(self.measurement, skippable_flops=state["skippable_flops"])
-        self._step = state["step"]
-        self._next_stop = sum(stop.steps <= self._step for stop in self.stops)
+        self.measurement = measurement
         if self._next_stop == len(self.stops):
             self.outcome = Outcome.COMPLETE
+
+    def _go_on(self, snapshot: Snapshot) -> None:
+        """Makes the snapshot the training's own state."""
+        self._learner.restore(snapshot.tensors, snapshot.learner)
+        self._step = snapshot.step
+        self._next_stop = sum(stop.steps <= self._step for stop in self.stops)
+        self._bill.resume(
+            looks=self._next_stop,
+            seconds=snapshot.train_seconds,
+            skippable_flops=snapshot.skippable_flops,
+        )
+
+    def _bill_time(self) -> None:
+        """Bills the wall time of the work since it was last billed or begun."""
+        now = time.perf_counter()
+        self._bill.worked(now - self._working_since)
+        self._working_since = now
 
     def _open_batches(self) -> None:
         """Makes the batches ready when a step follows: a trial resumed at its end needs none."""
@@ -319,6 +417,7 @@ class Finetuning:
         if not math.isfinite(loss):
             self.outcome = Outcome.DIVERGED
             return
+        is_last = self._next_stop + 1 == len(self.stops)
         self.measurement = self._bill.measured(
             self.measured_model,
             stop=stop,
@@ -326,11 +425,8 @@ class Finetuning:
             updated_params=self._transfer.updated_params(self.model),
             error=error,
             loss=loss,
+            trunk_steps=self._trunk.steps if is_last and self._trunk is not None else 0,
         )
         self._next_stop += 1
         if self._next_stop == len(self.stops):
             self.outcome = Outcome.COMPLETE
-
-
-def _load(uri: str | None) -> _Checkpoint | None:
-    return None if uri is None else load_checkpoint(uri, _TENSORS, optional=_AVERAGE)

@@ -58,8 +58,9 @@ class Measurement:
     sparse_inference_flops: float | None = None
     """`inference_flops` without the products with weights that are zero, likewise."""
     trunk_flops: float = 0.0
-    """Of `train_flops`, what a run of the same recipe and seed towards more compute spends on the
-    very same steps: it can go on from there. Not 0 only where a trial that is over keeps them."""
+    """The part of `train_flops` that a run of the same recipe and seed towards more compute spends
+    on the very same steps: it can go on from there. Not 0 only where a trial that is over keeps
+    them."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""

@@ -66,7 +66,8 @@ class Transfer:
     A method overrides the hooks it needs. The loop calls `attach` once, then `restore` with what
     `prepare` found out or a checkpoint holds; at every step `before_forward`, `penalty`,
     `after_backward` and `after_update`; at every rung `plain_model` and what describes the model.
-    Steps count from 0 to `total_steps` - 1.
+    Steps count from 0 to `total_steps` - 1. A method whose hooks heed `total_steps`, or whose
+    `prepare` heeds the recipe's `target_flops`, says so by `shared_steps`.
     """
 
     step_flops: float = 0.0
@@ -79,6 +80,14 @@ class Transfer:
         May switch gradients on and off and parametrise weights (`torch.nn.utils.parametrize`). The
         model's parameters are final from then on.
         """
+
+    def shared_steps(self, *, total_steps: int) -> int:
+        """Counts the first steps that are the same in every run of the recipe with more steps.
+
+        Such a run may go on from a state after any of them, so that a step too many makes it wrong
+        and one too few only dearer. The count must not fall where `total_steps` rises.
+        """
+        return total_steps
 
     def before_forward(self, *, step: int, total_steps: int) -> None:
         """Runs before the batch passes through the model, in one part or, short of memory, more.

@@ -35,15 +35,19 @@ def rung_levels(*, min_flops: float, max_flops: float, per_decade: int) -> tuple
 
 
 def reachable_levels(
-    levels: tuple[float, ...], *, target_flops: float, spent_flops: float
+    levels: tuple[float, ...], *, target_flops: float, spent_flops: float, needs_flops: float = 0.0
 ) -> tuple[float, ...]:
-    """The levels at or under `target_flops`; raises `InfeasibleError` when there is none."""
+    """The levels at or under `target_flops`; raises `InfeasibleError` when there is none.
+
+    `needs_flops` is what the first step needs, as far as is known.
+    """
     reachable = tuple(level for level in levels if level <= target_flops * (1 + 1e-9))
     if not reachable:
         raise InfeasibleError(
             f"no rung lies at or under the {target_flops:.3g} FLOPs aimed at; the lowest is "
             f"{levels[0]:.3g}",
             spent_flops=spent_flops,
+            needs_flops=max(levels[0], needs_flops),
         )
     return reachable
 
@@ -65,8 +69,11 @@ def plan_stops(
     to be measured: a recipe that ends at a level has spent them once. Raises `InfeasibleError` when
     not even one step fits under the target; the preparing is spent by then.
     """
-    reachable = reachable_levels(levels, target_flops=target_flops, spent_flops=setup_flops)
     fixed_flops = setup_flops + settling_flops
+    needs_flops = fixed_flops + step_flops
+    reachable = reachable_levels(
+        levels, target_flops=target_flops, spent_flops=setup_flops, needs_flops=needs_flops
+    )
     stops: list[Stop] = []
     for rung, level in enumerate(reachable):
         steps = math.floor((level - fixed_flops) / step_flops)
@@ -82,5 +89,6 @@ def plan_stops(
             f"preparing costs {fixed_flops:.3g} FLOPs and one step {step_flops:.3g}, more together "
             f"than the {reachable[-1]:.3g} of the highest rung aimed at",
             spent_flops=setup_flops,
+            needs_flops=needs_flops,
         )
     return tuple(stops)

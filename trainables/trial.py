@@ -6,9 +6,10 @@ The only file of this room that knows Ray. Everything it decides, `finetune.Fine
 import functools
 import gc
 import json
+import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from ray import tune
 from search_spaces.recipe import Recipe
 from trainables.backbones.build import Backbone, load_weights
 from trainables.backbones.source import BackboneSource
-from trainables.checkpoints import checkpoint_folder, complete_rungs
+from trainables.checkpoints import checkpoint_folder, newest_checkpoint
 from trainables.errors import InfeasibleError, keys_of
 from trainables.export import error_on_test, from_checkpoint
 from trainables.finetune import Finetuning
@@ -28,6 +29,8 @@ from trainables.learning.precision import training_device
 from trainables.measurement import Measurement, Outcome, Report
 from trainables.trial_setting import TrialSetting
 
+_log = logging.getLogger(__name__)
+
 
 class TransferTrial(tune.Trainable):
     """Runs `config["recipe"]` from its last rung on; each step is one rung.
@@ -35,7 +38,8 @@ class TransferTrial(tune.Trainable):
     A trial saves its checkpoint before it reports, under `trials_uri`, so that whatever was
     reported can be resumed and exported. After a failure Tune simply sets the trial up again: it
     finds its newest checkpoint and first reports that one's measurement once more, which the
-    driver ignores if it has it.
+    driver ignores if it has it. Without one of its own it goes on from the newest checkpoint of
+    the trial `config["continues"]`, as far as the two are the same.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
@@ -45,9 +49,9 @@ class TransferTrial(tune.Trainable):
         torch.set_num_threads(setting.threads)
         self._uri = f"{setting.trials_uri}/{config['trial_id']}"
         self._finetuning: Finetuning | None = None
-        self._refusal: tuple[str, float] | None = None
-        rungs = complete_rungs(self._uri)
-        self._resumed = bool(rungs)
+        self._refusal: Report | None = None
+        own = newest_checkpoint(self._uri)
+        self._resumed = own is not None
         try:
             self._finetuning = Finetuning(
                 recipe=Recipe.from_dict(config["recipe"]),
@@ -57,11 +61,17 @@ class TransferTrial(tune.Trainable):
                 levels=setting.levels,
                 mirror=setting.mirror,
                 device=training_device(),
-                resume_from=checkpoint_folder(self._uri, rungs[-1]) if rungs else None,
+                resume_from=own,
+                continue_from=_continued(config.get("continues"), setting) if own is None else None,
                 source_task=_source_task(setting),
             )
         except InfeasibleError as error:
-            self._refusal = str(error), error.spent_flops  # not the error: it holds the model
+            self._refusal = self._report(  # not the error: it holds the model
+                Outcome.INFEASIBLE,
+                reason=str(error),
+                unmeasured_flops=error.spent_flops,
+                needs_flops=error.needs_flops,
+            )
 
     def step(self) -> dict[str, Any]:
         report = self._next_report()
@@ -86,8 +96,7 @@ class TransferTrial(tune.Trainable):
 
     def _next_report(self) -> Report:
         if self._refusal is not None:
-            reason, spent_flops = self._refusal
-            return self._report(Outcome.INFEASIBLE, reason=reason, unmeasured_flops=spent_flops)
+            return replace(self._refusal, reported_at=time.time())
         finetuning = self._finetuning
         assert finetuning is not None  # set up, and not refused
         if self._resumed:
@@ -112,15 +121,27 @@ class TransferTrial(tune.Trainable):
         measurement: Measurement | None = None,
         unmeasured_flops: float = 0.0,
         reason: str | None = None,
+        needs_flops: float | None = None,
     ) -> Report:
         return Report(
             outcome=outcome,
             measurement=measurement,
             unmeasured_flops=unmeasured_flops,
             reason=reason,
+            needs_flops=needs_flops,
             set_up_at=self._set_up_at,
             reported_at=time.time(),
         )
+
+
+def _continued(trial_id: str | None, setting: TrialSetting) -> str | None:
+    """Finds the newest checkpoint of the trial to go on from; None where there is none."""
+    if trial_id is None:
+        return None
+    uri = newest_checkpoint(f"{setting.trials_uri}/{trial_id}")
+    if uri is None:
+        _log.warning("The trial starts from scratch: %s has no checkpoint left.", trial_id)
+    return uri
 
 
 @functools.cache

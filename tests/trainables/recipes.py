@@ -56,6 +56,7 @@ def make_trial(
     levels: tuple[float, ...] = LEVELS,
     seed: int = 7,
     resume_from: str | None = None,
+    continue_from: str | None = None,
     precision: Precision | None = None,
     source_task: Callable[[], ImageStore] | None = None,
 ) -> Finetuning:
@@ -69,6 +70,7 @@ def make_trial(
         mirror=False,
         device=torch.device("cpu"),
         resume_from=resume_from,
+        continue_from=continue_from,
         precision=precision,
         source_task=source_task,
     )

@@ -103,6 +103,20 @@ def test_not_even_one_step_is_infeasible_and_the_preparing_is_spent(
     with pytest.raises(InfeasibleError, match=message) as error:
         plan_stops(levels=(10, 20, 40), target_flops=target, setup_flops=15, step_flops=10)
     assert error.value.spent_flops == 15
+    assert error.value.needs_flops == 25
+
+
+def test_what_the_first_step_needs_is_a_level_at_least_and_pays_for_settling() -> None:
+    for setup, needs in ((1, 31), (15, 45)):
+        with pytest.raises(InfeasibleError) as error:
+            plan_stops(
+                levels=(31, 40, 80),
+                target_flops=30,
+                setup_flops=setup,
+                step_flops=10,
+                settling_flops=20,
+            )
+        assert error.value.needs_flops == needs
 
 
 @given(

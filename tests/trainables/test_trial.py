@@ -13,8 +13,10 @@ import pytest
 import torch
 from ray.tune import Trainable
 
-from search_spaces.recipe import Recipe
+from search_spaces.recipe import Recipe, Schedule
+from tests.trainables.raised_trials import unpaid
 from tests.trainables.recipes import DIGITS, LEVELS, SMALL, make_recipe
+from trainables import trial
 from trainables.backbones.build import build
 from trainables.backbones.source import BackboneSource
 from trainables.checkpoints import checkpoint_folder, complete_rungs
@@ -46,9 +48,15 @@ def setting(tmp_path: Path, image_cache: Path) -> TrialSetting:
     )
 
 
-def config(setting: TrialSetting, recipe: Recipe = RECIPE, trial_id: str = "t0") -> dict[str, Any]:
+def config(
+    setting: TrialSetting,
+    recipe: Recipe = RECIPE,
+    trial_id: str = "t0",
+    continues: str | None = None,
+) -> dict[str, Any]:
     return {
         "trial_id": trial_id,
+        "continues": continues,
         "recipe": recipe.to_dict(),
         "seed": 5,
         "setting": setting.to_dict(),
@@ -162,6 +170,55 @@ def test_a_half_written_checkpoint_is_passed_over(
     assert complete_rungs(f"{setting.trials_uri}/t0")[-1] == last.rung
 
 
+def test_a_trial_goes_on_from_the_newest_checkpoint_of_the_one_that_it_continues(
+    actor: TransferTrial, setting: TrialSetting
+) -> None:
+    recipe = replace(RECIPE, schedule=Schedule.WARMUP_STABLE_DECAY)
+    raised = replace(recipe, target_flops=LEVELS[3])
+    reset(actor, config(setting, raised, trial_id="alone"))
+    alone = timeless(run(actor))
+    reset(actor, config(setting, recipe, trial_id="lower"))
+    *_, ended = timeless(run(actor))
+    assert 0 < ended.trunk_flops < ended.train_flops
+
+    reset(actor, config(setting, raised, trial_id="raised", continues="lower"))
+    first = step(actor)
+    reset(actor, config(setting, raised, trial_id="raised", continues="lower"))  # as if killed
+    again, *later = run(actor)
+    assert again.measurement == first.measurement, "a checkpoint of its own comes first"
+    found = timeless([first, *later])
+    executed = found[0].train_flops - ended.trunk_flops
+    assert [unpaid(m) for m in found] == [unpaid(m) for m in alone[-len(found) :]]
+    assert found[0].executed_flops == pytest.approx(executed)
+    assert found[0].rung == ended.rung < found[-1].rung
+
+
+@pytest.mark.parametrize("continues", ["never-was", "unsaved"])
+def test_a_trial_whose_forerunner_left_nothing_starts_from_scratch(
+    actor: TransferTrial,
+    setting: TrialSetting,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+    continues: str,
+) -> None:
+    (tmp_path / "trials" / "unsaved").mkdir(parents=True)
+    reset(actor, config(setting, trial_id="alone"))
+    alone = timeless([step(actor)])
+    reset(actor, config(setting, continues=continues))
+    assert timeless([step(actor)]) == alone
+    (line,) = [record.getMessage() for record in caplog.records if record.name == trial.__name__]
+    assert line == f"The trial starts from scratch: {continues} has no checkpoint left."
+
+
+def test_a_config_of_an_older_version_continues_nothing(
+    actor: TransferTrial, setting: TrialSetting
+) -> None:
+    older = config(setting)
+    del older["continues"]
+    reset(actor, older)
+    assert step(actor).outcome is Outcome.RUNNING
+
+
 def test_nothing_of_one_trial_reaches_the_next(actor: TransferTrial, setting: TrialSetting) -> None:
     reset(actor, config(setting))
     alone = timeless(run(actor))
@@ -196,6 +253,8 @@ def test_a_recipe_that_cannot_be_realised_is_reported_and_not_raised(
     assert report.measurement is None
     assert "preparing costs" in str(report.reason)
     assert report.unmeasured_flops > 1e7, "what preparing it took is the sweep's to pay"
+    assert report.needs_flops is not None
+    assert report.needs_flops > report.unmeasured_flops
     assert complete_rungs(f"{setting.trials_uri}/t0") == []
 
 
@@ -261,7 +320,11 @@ def test_setting_and_report_survive_json(setting: TrialSetting) -> None:
         measurement=None,
         unmeasured_flops=3.0,
         reason="why",
+        needs_flops=5.0,
         set_up_at=1.0,
         reported_at=2.0,
     )
     assert Report.from_json(report.to_json()) == report
+    older = json.loads(report.to_json())
+    del older["needs_flops"]
+    assert Report.from_json(json.dumps(older)) == replace(report, needs_flops=None)

@@ -79,6 +79,7 @@ class FeatureBatches:
         )
         self._extraction_flops = extraction
         self.setup_images = self._images
+        self.depends_on_target = self._images < len(self._train)
         self.setup_flops = self._images * extraction
         self.max_steps: int | None = math.ceil(MAX_PASSES * self._images / recipe.batch_size)
         self.eval_setup_flops = len(self._validation) * extraction
@@ -162,5 +163,7 @@ def _affordable(
             f"the {budget_flops:.3g} of the highest rung aimed at, of which features get "
             f"{EXTRACTION_SHARE:.0%} of what preparing leaves",
             spent_flops=spent_flops,
+            needs_flops=spent_flops
+            + max(least * image_flops / EXTRACTION_SHARE, step_flops / (1 - EXTRACTION_SHARE)),
         )
     return images

@@ -19,6 +19,7 @@ class ImageBatches:
     setup_flops = 0.0
     setup_images = 0
     max_steps: int | None = None
+    depends_on_target = False
     eval_setup_flops = 0.0
 
     def __init__(

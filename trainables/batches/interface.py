@@ -26,6 +26,8 @@ class Batches(Protocol):
     """Images passed forward through it before the first step."""
     max_steps: int | None
     """Steps after which the trial ends though it could afford more; None without limit."""
+    depends_on_target: bool
+    """Whether steps are fed something else where the recipe aims at more compute."""
     eval_setup_flops: float
     """FLOPs that come before the first look at the validation split."""
     eval_flops: float

@@ -30,6 +30,10 @@ class Prices:
     eval_flops: float
     """Each look at it."""
 
+    def spent_flops(self, steps: int) -> float:
+        """Sums up a run that has taken so many steps and has not settled its average."""
+        return self.preparation_flops + self.setup_flops + steps * self.step_flops
+
 
 class Bill:
     """Adds up what one trial spends; the training loop tells it what has happened."""
@@ -40,8 +44,9 @@ class Bill:
         """Training FLOPs executed since the last measurement, or by a trial ending without one."""
         self._skippable = skippable
         self._device = device
-        self._eval_flops = prices.eval_setup_flops
-        self._seconds = 0.0
+        self._looks = 0  # at the validation split
+        self.seconds = 0.0
+        """Wall time of preparation and training so far."""
 
     @property
     def skippable_flops(self) -> float:
@@ -71,7 +76,7 @@ class Bill:
 
     def worked(self, seconds: float) -> None:
         """Adds wall time of preparation and training."""
-        self._seconds += seconds
+        self.seconds += seconds
 
     def measured(
         self,
@@ -82,19 +87,21 @@ class Bill:
         updated_params: int,
         error: float,
         loss: float,
+        trunk_steps: int,
     ) -> Measurement:
         """The measurement at `stop` of `model`, which has had one more look at validation.
 
-        What was unbilled is billed by it.
+        What was unbilled is billed by it. A run towards more compute can go on from after
+        `trunk_steps`; 0 where it cannot.
         """
         prices = self.prices
-        self._eval_flops += prices.eval_flops
+        self._looks += 1
         executed, self.unbilled_flops = self.unbilled_flops, 0.0
         return Measurement(
             rung=stop.rung,
             train_flops=stop.train_flops,
             executed_flops=executed,
-            eval_flops=self._eval_flops,
+            eval_flops=prices.eval_setup_flops + self._looks * prices.eval_flops,
             inference_flops=prices.inference_flops,
             params=sum(p.numel() for p in model.parameters()),
             updated_params=updated_params,
@@ -103,15 +110,16 @@ class Bill:
             sparse_inference_flops=prices.inference_flops - self._skippable.inference_flops(model),
             val_error=error,
             val_loss=loss,
-            train_seconds=self._seconds,
+            train_seconds=self.seconds,
             images_seen=images_seen,
             peak_memory_bytes=_peak_memory(self._device),
+            trunk_flops=prices.spent_flops(trunk_steps) if trunk_steps else 0.0,
         )
 
-    def resume(self, measurement: Measurement, *, skippable_flops: float) -> None:
-        """Goes on from the bill whose newest measurement and `skippable_flops` are given."""
-        self._eval_flops = measurement.eval_flops
-        self._seconds = measurement.train_seconds
+    def resume(self, *, looks: int, seconds: float, skippable_flops: float) -> None:
+        """Goes on from a bill with these sums, of which nothing is unbilled."""
+        self._looks = looks
+        self.seconds = seconds
         self._skippable.train_flops = skippable_flops
 
 

@@ -32,7 +32,8 @@ class Share(Protocol):
 class ScheduledSparsity(MaskedTransfer):
     """Masks of the largest magnitudes, chosen anew whenever the schedule moves.
 
-    Where it lets values go again, they start at zero. Every layer must be trained.
+    Where it lets values go again, they start at zero. Every layer must be trained. A run of more
+    steps follows the schedule more slowly and is taken to share none.
     """
 
     def __init__(self, share: Share, *, sparsity: float, scope: SparsityScope) -> None:
@@ -40,6 +41,9 @@ class ScheduledSparsity(MaskedTransfer):
         self._share = share
         self._sparsity = sparsity
         self._scope = scope
+
+    def shared_steps(self, *, total_steps: int) -> int:
+        return 0
 
     def before_forward(self, *, step: int, total_steps: int) -> None:
         share = self._share(step, total_steps)

@@ -79,7 +79,7 @@ def prepare(model: nn.Module, context: MethodContext) -> Prepared:
     scores = {name: weight.detach().abs() for name, weight in backbone_weights(model).items()}
     kept = keep_largest(scores, sparsity=settings.sparsity, scope=SparsityScope.GLOBAL)
     allocation = _Allocation(context.source_task(), kept, context)
-    allocated = allocation.run(budget_flops=settings.allocate_share * context.recipe.target_flops)
+    allocated = allocation.run(share=settings.allocate_share)
     below_head = {
         name: value
         for name, value in allocated.state_dict().items()
@@ -101,12 +101,16 @@ def transfer(recipe: Recipe, structure: Mapping[str, Any]) -> Transfer:
 class Calibration(AnchoredTransfer):
     """Holds the kept weights as they are, and keeps the pruned ones small.
 
-    Its masks are True where a weight was pruned and is free to learn the target.
+    Its masks are True where a weight was pruned and is free to learn the target. A run towards
+    more compute shares none of its steps, because it retrains on the source task for longer.
     """
 
     def __init__(self, *, penalty: float) -> None:
         super().__init__()
         self._penalty = penalty
+
+    def shared_steps(self, *, total_steps: int) -> int:
+        return 0
 
     def penalty(self, *, step: int, total_steps: int) -> Tensor | None:
         if self._penalty == 0:
@@ -142,8 +146,12 @@ class _Allocation:
         self.flops = 0.0
         """Training FLOPs executed."""
 
-    def run(self, *, budget_flops: float) -> nn.Module:
-        """The average of the retrained model, zero where it was pruned."""
+    def run(self, *, share: float) -> nn.Module:
+        """Spends `share` of the compute aimed at.
+
+        Returns the average of the retrained model, zero where it was pruned.
+        """
+        budget_flops = share * self._context.recipe.target_flops
         step_flops = self._size * self._cost.train_flops + self._cost.fixed_flops
         settling_images = min(self._learner.average.settling_images, self._source.train_images)
         settling = math.ceil(settling_images / self._size)  # batches
@@ -152,7 +160,8 @@ class _Allocation:
         if steps < 1:
             raise InfeasibleError(
                 f"allocate_share pays {budget_flops:.3g} FLOPs, and one step on the source task "
-                f"takes {settling_flops + step_flops:.3g}"
+                f"takes {settling_flops + step_flops:.3g}",
+                needs_flops=(settling_flops + step_flops) / share,
             )
         for step in range(steps):
             images, labels = self._source.batch(step, self._size)

@@ -89,8 +89,11 @@ class Powerpropagation(MaskedTransfer):
         self.weights = self._thetas(model)
         self.set_masks({n: torch.ones_like(w, dtype=torch.bool) for n, w in self.weights.items()})
 
+    def shared_steps(self, *, total_steps: int) -> int:
+        return self._cut(total_steps)
+
     def before_forward(self, *, step: int, total_steps: int) -> None:
-        if step == round(self._prune_at * total_steps):
+        if step == self._cut(total_steps):
             self.set_masks(self._chosen(self.weights))
 
     @torch.no_grad()
@@ -115,6 +118,10 @@ class Powerpropagation(MaskedTransfer):
     @property
     def _is_cut(self) -> bool:
         return any(self.zero_shares().values())
+
+    def _cut(self, total_steps: int) -> int:
+        """The step before which weights are pruned."""
+        return round(self._prune_at * total_steps)
 
     def _thetas(self, model: nn.Module) -> dict[str, nn.Parameter]:
         """The parameters trained in the place of each weight, by the weight's name."""

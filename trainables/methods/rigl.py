@@ -87,12 +87,18 @@ def transfer(recipe: Recipe, structure: Mapping[str, Any]) -> Transfer:
 
 
 class RigL(MaskedTransfer):
-    """Moves the masks, of which each keeps its number of free values."""
+    """Moves the masks, of which each keeps its number of free values.
+
+    A run of more steps moves them at other ones and is taken to share none.
+    """
 
     def __init__(self, settings: _Settings) -> None:
         super().__init__()
         self._settings = settings
         self._grown: dict[str, Tensor] = {}  # by the update of this step
+
+    def shared_steps(self, *, total_steps: int) -> int:
+        return 0
 
     @torch.no_grad()
     def after_backward(self, *, step: int, total_steps: int) -> None:

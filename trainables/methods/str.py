@@ -101,7 +101,10 @@ class SoftThreshold(nn.Module):
 
 
 class SoftThresholding(Transfer):
-    """Trains one threshold for each layer with the weights; the plain model has the zeros found."""
+    """Trains one threshold for each layer with the weights; the plain model has the zeros found.
+
+    In a run of more steps the level rises more slowly, from the first step on.
+    """
 
     def __init__(self, *, initial_threshold: float, final_threshold: float) -> None:
         self._initial = log(initial_threshold)
@@ -111,6 +114,9 @@ class SoftThresholding(Transfer):
     def attach(self, model: nn.Module) -> None:
         reparametrize(model, lambda weight: SoftThreshold(weight, level=self._initial))
         self._model = model
+
+    def shared_steps(self, *, total_steps: int) -> int:
+        return 0
 
     def before_forward(self, *, step: int, total_steps: int) -> None:
         risen = min(1.0, (step + 1) / (RISE * total_steps))

@@ -137,6 +137,9 @@ class Swr(GatedTransfer):
     def scores(self) -> Tensor:
         return self._logits
 
+    def shared_steps(self, *, total_steps: int) -> int:
+        return ceil(CHOOSING * total_steps) - 1  # the last step before the choice makes it
+
     def before_forward(self, *, step: int, total_steps: int) -> None:
         if self.settled:
             return

@@ -68,6 +68,9 @@ class Taps(GatedTransfer):
         scores = self._scores().detach()
         return scores.where(scores >= OPEN_FROM, -torch.inf)
 
+    def shared_steps(self, *, total_steps: int) -> int:
+        return ceil(WARM_UP * total_steps) - 1  # the last step of the warm-up closes layers
+
     def penalty(self, *, step: int, total_steps: int) -> Tensor | None:
         if self.settled or step < ceil(WARM_UP * total_steps):
             return None

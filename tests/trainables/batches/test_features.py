@@ -226,6 +226,13 @@ def test_too_little_compute_is_infeasible_and_nothing_is_extracted(
         make(store, recipe, levels=(flops,))
     assert error.value.spent_flops == (spent if ratio else 0)
     assert not store.folder.parent.exists()
+    needs = error.value.needs_flops
+    assert needs is not None
+    assert needs > flops
+    enough, less = needs * (1 + 1e-9), needs * (1 - 1e-3)
+    assert make(store, replace(recipe, target_flops=enough), levels=(enough,)).stops
+    with pytest.raises(InfeasibleError, match="the features of 8 images"):
+        make(store, replace(recipe, target_flops=less), levels=(less,))
 
 
 def test_no_rung_under_the_target_is_told_as_ever(store: ImageStore) -> None:

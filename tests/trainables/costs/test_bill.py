@@ -32,7 +32,7 @@ def new_bill() -> Bill:
     return Bill(PRICES, skippable=skippable, device=torch.device("cpu"))
 
 
-def measured(bill: Bill, *, train_flops: float = 2000.0) -> Measurement:
+def measured(bill: Bill, *, train_flops: float = 2000.0, trunk_steps: int = 0) -> Measurement:
     model = net()
     with torch.no_grad():
         model.get_parameter("0.weight").fill_(1.0)[:1] = 0.0
@@ -43,6 +43,7 @@ def measured(bill: Bill, *, train_flops: float = 2000.0) -> Measurement:
         updated_params=8,
         error=0.25,
         loss=1.5,
+        trunk_steps=trunk_steps,
     )
 
 
@@ -88,12 +89,18 @@ def test_a_measurement_describes_the_model_and_the_stop() -> None:
     assert found.peak_memory_bytes is None, "a CPU keeps no account"
 
 
+def test_a_trunk_costs_what_comes_before_it_and_its_steps() -> None:
+    assert measured(new_bill()).trunk_flops == 0
+    assert measured(new_bill(), trunk_steps=3).trunk_flops == 1000 + 500 + 3 * 100
+
+
 def test_a_resumed_bill_goes_on_where_the_other_stood() -> None:
     one, other = new_bill(), new_bill()
     one.prepared()
     one.worked(2.0)
     one.stepped(images=10, shares=HELD)
-    other.resume(measured(one), skippable_flops=one.skippable_flops)
+    measured(one)
+    other.resume(looks=1, seconds=one.seconds, skippable_flops=one.skippable_flops)
     assert other.unbilled_flops == 0, "nothing is executed yet in this attempt"
     for bill in (one, other):
         bill.worked(1.0)

@@ -70,7 +70,7 @@ def weight_after(kind: Optimizer, gradients: list[float], **changes: Any) -> flo
     with torch.no_grad():
         weight.fill_(1.0)
     optimizer = build(model, kind, **changes)
-    set_learning_rate(optimizer, schedule=Schedule.CONSTANT, step=5, total_steps=9)
+    set_learning_rate(optimizer, schedule=Schedule.CONSTANT, step=20, total_steps=40)
     for gradient in gradients:
         weight.grad = torch.full_like(weight, gradient)
         optimizer.step()

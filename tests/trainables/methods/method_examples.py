@@ -105,6 +105,7 @@ class MethodExample:
         *,
         source_task: Callable[[], ImageStore] | None = None,
         resume_from: str | None = None,
+        continue_from: str | None = None,
     ) -> Finetuning:
         """The recipe on `store`, set up and not yet trained."""
         return make_trial(
@@ -114,6 +115,7 @@ class MethodExample:
             levels=self.levels,
             source_task=source_task,
             resume_from=resume_from,
+            continue_from=continue_from,
         )
 
     def check(self, model: nn.Module | None = None) -> None:
@@ -161,6 +163,11 @@ def method_names() -> list[str]:
 def names_with_examples() -> list[str]:
     """All files of `examples`."""
     return [module.name for module in pkgutil.iter_modules(examples.__path__)]
+
+
+def trained_examples() -> list[tuple[str, str]]:
+    """Lists the names of the method and the example of all that are trained."""
+    return [(method, n) for method in names_with_examples() for n in examples_of(method).trained]
 
 
 def examples_of(method: str) -> MethodExamples:

@@ -22,6 +22,7 @@ from tests.trainables.methods.method_examples import (
     examples_of,
     method_names,
     names_with_examples,
+    trained_examples,
 )
 from tests.trainables.recipes import SMALL, make_trial, run, rung_uri
 from trainables.backbones import build as backbones
@@ -42,9 +43,8 @@ OF_ANOTHER_TYPE: dict[type, tuple[Setting, ...]] = {
 """Values that no setting may have, by the type of those it has."""
 METHODS = names_with_examples()
 EVERY_METHOD = pytest.mark.parametrize("method", METHODS)
-TRAINED = [(method, name) for method in METHODS for name in examples_of(method).trained]
 OFF = [(method, name) for method in METHODS for name in examples_of(method).off]
-EVERY_EXAMPLE = pytest.mark.parametrize(("method", "name"), TRAINED)
+EVERY_EXAMPLE = pytest.mark.parametrize(("method", "name"), trained_examples())
 
 
 def weightless() -> nn.Module:

@@ -125,6 +125,12 @@ def test_a_share_that_pays_no_step_is_infeasible(
     with pytest.raises(InfeasibleError, match="pays 7.96e.06 FLOPs, and one step") as caught:
         example.trial(digits, source_task=source)
     assert caught.value.spent_flops == 0
+    needs = caught.value.needs_flops
+    assert needs is not None
+    enough = needs * (1 + 1e-9)
+    assert example.but(levels=(enough,)).trial(digits, source_task=source).stops
+    with pytest.raises(InfeasibleError, match="FLOPs, and one step"):
+        example.but(levels=(needs * (1 - 1e-3),)).trial(digits, source_task=source)
 
 
 def test_a_loss_that_is_not_finite_is_infeasible_and_paid_for() -> None:
