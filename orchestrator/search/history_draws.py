@@ -1,6 +1,7 @@
 """Draws for a new trial from what an Optuna sampler makes of another study's trials."""
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import optuna
@@ -8,6 +9,8 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial, create_trial
 from optuna.trial import TrialState as StudyState
+
+from orchestrator.search.excerpt import study_of
 
 
 class HistoryDraws(BaseSampler):
@@ -17,8 +20,10 @@ class HistoryDraws(BaseSampler):
     a newer space. A sampler that favours such a choice is overruled by chance.
     """
 
-    def __init__(self, history: optuna.Study, *, seed: int) -> None:
-        self.history = history
+    def __init__(self, history: optuna.Study, trials: Sequence[FrozenTrial], *, seed: int) -> None:
+        """`trials` are those of the history that the sampler is to see."""
+        self.history = study_of(trials, history.directions)
+        self._trials = trials
         # without a number: samplers leave the history's trial of the same number out
         self.newcomer = create_trial(state=StudyState.RUNNING)
         self._random = RandomSampler(seed=seed)
@@ -52,10 +57,17 @@ class HistoryDraws(BaseSampler):
         """One of the choices offered; the sampler is asked with those of the history besides."""
         gone = {
             trial.params[name]: None
-            for trial in self.history.get_trials(deepcopy=False)
+            for trial in self._trials
             if name in trial.params and trial.params[name] not in distribution.choices
         }
         together = CategoricalDistribution((*distribution.choices, *gone))
         if (choice := self.sampled(name, together)) in distribution.choices:
             return choice
         return self._random.sample_independent(self.history, self.newcomer, name, distribution)
+
+
+def offers(distribution: BaseDistribution, value: Any) -> bool:
+    """Whether the parameter may have the value."""
+    if isinstance(distribution, CategoricalDistribution):
+        return value in distribution.choices
+    return distribution._contains(distribution.to_internal_repr(value))

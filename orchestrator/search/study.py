@@ -1,36 +1,49 @@
 """The Optuna study of a sweep: a view of the ledger that can always be built anew."""
 
-import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from math import isfinite, log10
+from datetime import UTC, datetime
+from functools import lru_cache
+from math import inf, isfinite, log10
 from pathlib import Path
+from typing import Any
 
 import optuna
 from optuna.distributions import json_to_distribution
+from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import RandomSampler
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, create_trial
 from optuna.trial import TrialState as StudyState
 
+from orchestrator.search.contributions import WORST_ERROR, Contributions, Point
+from orchestrator.search.study_file import StudyFile, intact_journal, journal_at
 from orchestrator.store.ledger import TrialRecord, TrialState
 from search_spaces.draws import Draw
+from search_spaces.recipe import Recipe
 
 _log = logging.getLogger(__name__)
 
-_WORST_ERROR = 1.0
-"""The validation error told for a trial that has none."""
-_INFEASIBLE = "infeasible"
-"""Name of the constraint that a recipe which cannot be realised violates."""
+OBJECTIVES = ("validation error", "log10 training FLOPs")
+"""The names of the study's objectives, both to be minimised."""
+_CONSTRAINTS = "constraints"
+"""Where a trial's constraints lie that Optuna and Optuna Dashboard both read, as a list."""
+_VIOLATED = [1.0]
+"""The constraints of a recipe that cannot be realised; whatever is positive is violated."""
+_WRITTEN_TOGETHER = 500
+"""Trials of a study built anew that are written in one piece."""
 
 
 class SweepStudy:
     """A study, in one journal file a sweep, whose trial n is the ledger's trial n.
 
-    Objectives: (validation error, log10 training FLOPs), both to be minimised. A trial enters in
-    one line, whole, when its recipe is known, so that no half-made trial is ever left running.
+    A trial enters in one line, whole, when its recipe is known, so that no half-made trial is ever
+    left running. It is told with the point of its curve that adds most to the frontier of the
+    trials that were over before it, so that a trial which was stopped, or shone early, counts for
+    what it brought. What Optuna Dashboard shows besides (how a trial ended, when, its curve) comes
+    from the ledger too.
     """
 
     def __init__(self, path: Path, sweep_id: str) -> None:
@@ -41,15 +54,16 @@ class SweepStudy:
         path.parent.mkdir(parents=True, exist_ok=True)
         # A killed driver may have left the lock; a sweep has one driver, so nobody else holds it.
         path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
-        storage = _intact(path)
-        if storage is None:
+        self._contributions = Contributions()
+        journal = intact_journal(path)
+        if journal is None:
             _log.warning("The Optuna study %s is damaged and starts empty.", path)
             path.unlink()
-        self._open(storage or _journal(path))
+        self._open(*(journal or journal_at(path)))
 
     def __len__(self) -> int:
         """Trials it holds, which is the number of the next one."""
-        return self._storage.get_n_trials(self._study_id)
+        return self._count
 
     def handle(self) -> optuna.Study:
         """A handle to read it by; always a new one, because Optuna's caches what it has read."""
@@ -59,40 +73,34 @@ class SweepStudy:
 
     def begin(self, drawn: Draw) -> None:
         """Adds the next trial, running."""
-        self._study.add_trial(
+        self._add(
             create_trial(
                 state=StudyState.RUNNING,
                 params=dict(drawn.params),
                 distributions=dict(drawn.distributions),
-                user_attrs={"recipe_id": drawn.recipe.recipe_id},
+                user_attrs=self._recipe_attributes(drawn.recipe),
             )
         )
 
     def tell(self, record: TrialRecord) -> None:
         """Makes the study agree with what the ledger knows of one trial; doing it twice is once.
 
-        A trial that did not begin here is added. Raises `ValueError` when an earlier trial is
-        missing, because then the study's numbers would no longer be the ledger's.
+        A trial that did not begin here is added. Trials are expected to be told as they finish:
+        what one adds is measured against those told before it. Raises `ValueError` when an earlier
+        trial is missing, because then the study's numbers would no longer be the ledger's.
         """
         if record.number > len(self):
             raise ValueError(
                 f"Trial {record.number} was told while the study holds {len(self)} trials; "
                 "tell the trials before it first."
             )
-        verdict = _Verdict.of(record)
+        verdict = self._verdict(record)
         if record.number == len(self):
-            self._study.add_trial(_frozen(record, verdict))
-            return
-        trial_id = self._storage.get_trial_id_from_study_id_trial_number(
-            self._study_id, record.number
-        )
-        if not record.finished or self._storage.get_trial(trial_id).state.is_finished():
-            return
-        trial = optuna.Trial(self._study, trial_id)
-        for name, value in verdict.constraints.items():
-            if name not in trial.constraints:  # set already when the driver died in between
-                trial.set_constraint(name, value)
-        self._study.tell(trial, values=verdict.values, state=verdict.state)
+            self._add(self._frozen(record, verdict))
+        else:
+            self._finish(record, verdict)
+        if record.finished:
+            self._contributions.add(record.measurements)
 
     def reconcile(self, records: Iterable[TrialRecord]) -> None:
         """Makes the study agree with the ledger, whose trials are numbered 0, 1, 2, ...
@@ -101,28 +109,134 @@ class SweepStudy:
         not (a trial begun but never written down, another recipe, another result) is built anew.
         """
         ordered = sorted(records, key=lambda record: record.number)
-        if not self._agrees(ordered):
+        verdicts = self._verdicts(ordered)
+        if not self._agrees(ordered, verdicts):
             _log.warning("The Optuna study %s disagrees with the ledger: built anew.", self._path)
             self._path.unlink(missing_ok=True)
-            self._open(_journal(self._path))
-        for record in ordered:
-            self.tell(record)
+            self._open(*journal_at(self._path))
+        known = len(self)
+        for record, verdict in zip(ordered[:known], verdicts, strict=False):
+            self._finish(record, verdict)
+        self._add(*map(self._frozen, ordered[known:], verdicts[known:]))
 
-    def _open(self, storage: JournalStorage) -> None:
+    def _open(self, file: StudyFile, storage: JournalStorage) -> None:
         if self._sweep_id not in optuna.get_all_study_names(storage):
             optuna.create_study(
                 study_name=self._sweep_id, storage=storage, directions=["minimize", "minimize"]
             )
+        self._file = file
         self._storage = storage
         self._study = self.handle()
         self._study_id = storage.get_study_id_from_name(self._sweep_id)
+        self._count = storage.get_n_trials(self._study_id)
+        if self._study.metric_names != list(OBJECTIVES):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ExperimentalWarning)
+                self._study.set_metric_names(list(OBJECTIVES))
 
-    def _agrees(self, records: Sequence[TrialRecord]) -> bool:
+    def _add(self, *trials: FrozenTrial) -> None:
+        """Adds the next trials; after the first, many are written at once."""
+        for start in range(0, len(trials), _WRITTEN_TOGETHER):
+            piece = trials[start : start + _WRITTEN_TOGETHER]
+            self._study.add_trial(piece[0])  # alone, as the storage needs its first one read back
+            with self._file.together():
+                for trial in piece[1:]:
+                    self._study.add_trial(trial)
+            self._count += len(piece)
+
+    def _finish(self, record: TrialRecord, verdict: "_Verdict") -> None:
+        """Finishes a trial that the study holds; does nothing where it, or the record, is not."""
+        if not record.finished:
+            return
+        storage = self._storage
+        trial_id = storage.get_trial_id_from_study_id_trial_number(self._study_id, record.number)
+        trial = storage.get_trial(trial_id)
+        if trial.state.is_finished():
+            return
+        with self._file.together(finished_at=record.finished_at):
+            for name, value in self._attributes(record).items():
+                if trial.user_attrs.get(name) != value:
+                    storage.set_trial_user_attr(trial_id, name, value)
+            if verdict.constraints:
+                storage.set_trial_system_attr(trial_id, _CONSTRAINTS, list(verdict.constraints))
+            storage.set_trial_state_values(trial_id, verdict.state, verdict.values)
+
+    def _verdict(self, record: TrialRecord) -> "_Verdict":
+        return _Verdict.of(record, best=self._contributions.best(record.measurements))
+
+    def _verdicts(self, records: Sequence[TrialRecord]) -> list["_Verdict"]:
+        """The verdict on each record, as it was when the trials before it had finished.
+
+        Afterwards the frontier is that of all records that have.
+        """
+        self._contributions = Contributions()
+        verdicts: dict[int, _Verdict] = {}
+        for record in sorted(records, key=_order_of_finish):
+            verdicts[record.number] = self._verdict(record)
+            if record.finished:
+                self._contributions.add(record.measurements)
+        return [verdicts[record.number] for record in records]
+
+    def _agrees(self, records: Sequence[TrialRecord], verdicts: Sequence["_Verdict"]) -> bool:
         """Whether the study's trials are the ledger's first ones, finished or not yet."""
         trials = self._study.get_trials(deepcopy=False)
         return len(trials) <= len(records) and all(
-            _agree(trial, record) for trial, record in zip(trials, records, strict=False)
+            self._agree(trial, record, verdict)
+            for trial, record, verdict in zip(trials, records, verdicts, strict=False)
         )
+
+    def _agree(self, trial: FrozenTrial, record: TrialRecord, verdict: "_Verdict") -> bool:
+        """Whether the study's trial is the ledger's, with the same result or none yet."""
+        if trial.params != record.params:
+            return False
+        if trial.user_attrs.get("recipe_id") != record.recipe.recipe_id:
+            return False
+        if trial.state is StudyState.RUNNING:
+            return True
+        told = None if verdict.values is None else list(verdict.values)
+        constraints = trial.system_attrs.get(_CONSTRAINTS, [])
+        return (trial.state, trial.values, constraints) == (
+            verdict.state,
+            told,
+            list(verdict.constraints),
+        ) and trial.user_attrs == self._attributes(record)
+
+    def _frozen(self, record: TrialRecord, verdict: "_Verdict") -> FrozenTrial:
+        """The trial as it enters the study with its verdict."""
+        trial = create_trial(
+            state=verdict.state,
+            values=verdict.values,
+            params=dict(record.params),
+            distributions={n: _distribution(text) for n, text in record.distributions.items()},
+            system_attrs={_CONSTRAINTS: list(verdict.constraints)} if verdict.constraints else {},
+            user_attrs=self._attributes(record),
+        )
+        trial.datetime_start = datetime.fromtimestamp(record.suggested_at, UTC)
+        if record.finished_at is not None:
+            trial.datetime_complete = datetime.fromtimestamp(record.finished_at, UTC)
+        return trial
+
+    def _attributes(self, record: TrialRecord) -> dict[str, Any]:
+        """What Optuna Dashboard shows of a trial besides its values."""
+        attributes = self._recipe_attributes(record.recipe)
+        if record.continues is not None:
+            attributes["continues"] = record.continues
+        if record.finished:
+            attributes["state"] = record.state.value
+            if record.reason is not None:
+                attributes["reason"] = record.reason
+            attributes["curve"] = [
+                {
+                    "train_flops": measurement.train_flops,
+                    "val_error": measurement.val_error if isfinite(measurement.val_error) else None,
+                }
+                for measurement in record.measurements
+            ]
+        return attributes
+
+    def _recipe_attributes(self, recipe: Recipe) -> dict[str, Any]:
+        """The part of them that is known when a trial begins."""
+        return {"recipe_id": recipe.recipe_id, "method": recipe.method, "sweep": self._sweep_id}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,91 +244,34 @@ class _Verdict:
     """A trial's result as the study is told it."""
 
     state: StudyState
-    values: tuple[float, float] | None = None
+    values: Point | None = None
     """(validation error, log10 training FLOPs), always finite: TPE cannot rank anything else."""
-    constraints: Mapping[str, float]
+    constraints: Sequence[float] = ()
     """Violated where positive."""
 
     @classmethod
-    def of(cls, record: TrialRecord) -> "_Verdict":
-        """The end of the trial's curve, or a penalty at the compute it aimed at."""
-        penalty = (_WORST_ERROR, log10(record.recipe.target_flops))
+    def of(cls, record: TrialRecord, *, best: Point | None) -> "_Verdict":
+        """The best contribution of the trial's curve, or a penalty at the compute it aimed at."""
+        penalty = (WORST_ERROR, log10(record.recipe.target_flops))
         match record.state:
             case TrialState.RUNNING | TrialState.PAUSED:
-                return cls(state=StudyState.RUNNING, constraints={})
+                return cls(state=StudyState.RUNNING)
             case TrialState.FAILED:
-                return cls(state=StudyState.FAIL, constraints={})
+                return cls(state=StudyState.FAIL)
             case TrialState.INFEASIBLE:
-                violated = {_INFEASIBLE: 1.0}
-                return cls(state=StudyState.COMPLETE, values=penalty, constraints=violated)
+                return cls(state=StudyState.COMPLETE, values=penalty, constraints=_VIOLATED)
             case TrialState.DIVERGED:
-                return cls(state=StudyState.COMPLETE, values=penalty, constraints={})
+                return cls(state=StudyState.COMPLETE, values=penalty)
             case TrialState.COMPLETE | TrialState.HALVED:
-                values = _last_point(record) or penalty
-                return cls(state=StudyState.COMPLETE, values=values, constraints={})
+                return cls(state=StudyState.COMPLETE, values=best or penalty)
 
 
-def _last_point(record: TrialRecord) -> tuple[float, float] | None:
-    """The end of the trial's curve; `None` where it has none or its error is not finite."""
-    if not record.measurements:
-        return None
-    last = record.measurements[-1]
-    if not isfinite(last.val_error) or last.train_flops <= 0:
-        return None
-    return last.val_error, log10(last.train_flops)
+_distribution = lru_cache(maxsize=4096)(json_to_distribution)
+"""Makes a distribution of its JSON; most trials have the same ones."""
 
 
-def _frozen(record: TrialRecord, verdict: _Verdict) -> FrozenTrial:
-    """The trial as it enters the study with its verdict."""
-    return create_trial(
-        state=verdict.state,
-        values=verdict.values,
-        params=dict(record.params),
-        distributions={
-            name: json_to_distribution(text) for name, text in record.distributions.items()
-        },
-        constraints=dict(verdict.constraints),
-        user_attrs={"recipe_id": record.recipe.recipe_id},
-    )
-
-
-def _agree(trial: FrozenTrial, record: TrialRecord) -> bool:
-    """Whether the study's trial is the ledger's, with the same result or none yet."""
-    if trial.params != record.params:
-        return False
-    if trial.user_attrs.get("recipe_id") != record.recipe.recipe_id:
-        return False
-    if trial.state is StudyState.RUNNING:
-        return True
-    verdict = _Verdict.of(record)
-    told = None if verdict.values is None else list(verdict.values)
-    return (trial.state, trial.values, trial.constraints) == (
-        verdict.state,
-        told,
-        verdict.constraints,
-    )
-
-
-def _journal(path: Path) -> JournalStorage:
-    """The journal at `path` as Optuna replays it; new where there is none."""
-    return JournalStorage(JournalFileBackend(str(path)))
-
-
-def _intact(path: Path) -> JournalStorage | None:
-    """The journal at `path`, or `None` where it is damaged.
-
-    A driver killed while it writes leaves half a last line. Optuna reads past it, glues the next
-    line to it, and then reads nothing any more: so every line must be whole and JSON.
-    """
-    try:
-        if path.exists():
-            with path.open("rb") as lines:
-                for line in lines:
-                    if not line.endswith(b"\n"):
-                        return None
-                    json.loads(line)
-        return _journal(path)
-    except OSError:
-        raise
-    except Exception:  # whatever Optuna's replay makes of lines it never wrote
-        return None
+def _order_of_finish(record: TrialRecord) -> tuple[float, int]:
+    """Sorts trials in the order in which they were told, those unfinished last."""
+    if record.finished_after is None:
+        return inf, record.number
+    return record.finished_after, record.number

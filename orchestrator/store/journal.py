@@ -5,6 +5,7 @@ are appended and synced; on an object store, which cannot append, the open segme
 again whole, and a new one is begun before it grows large.
 """
 
+import io
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -34,9 +35,9 @@ class Journal:
         """All events in order. A last line torn by a killed writer was never acted on: skipped."""
         for path in self._segments():
             with self._filesystem.open_input_stream(path) as stream:
-                *whole, _torn = stream.read().split(b"\n")
-            for line in whole:
-                yield json.loads(line)
+                for line in io.BufferedReader(stream):
+                    if line.endswith(b"\n"):
+                        yield json.loads(line)
 
     def append(self, event: Mapping[str, Any]) -> None:
         """Returns once the event will survive the death of this process and of its machine.

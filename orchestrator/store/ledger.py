@@ -5,9 +5,11 @@ One writer, the driver. Everything else (scheduler, sampler, tracker, table, pro
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from sys import intern
 from typing import Any
 
 from analysis.frontier import Frontier, FrontierPoint
@@ -62,6 +64,8 @@ class TrialRecord:
     suggested_at: float
     """Unix seconds."""
     finished_at: float | None = None
+    finished_after: int | None = None
+    """How many trials of the sweep had finished before it; None until it has."""
     params: Mapping[str, Any] = field(default_factory=dict)
     """The sampler's parameters that gave the recipe."""
     distributions: Mapping[str, str] = field(default_factory=dict)
@@ -100,6 +104,10 @@ class Ledger:
         self._clock = clock
         self._lock = threading.Lock()
         self._trials: dict[str, TrialRecord] = {}
+        self._states: Counter[TrialState] = Counter()
+        self._unfinished: dict[str, None] = {}
+        self._finished: list[str] = []
+        """Trial ids in the order in which the trials finished."""
         self._readings: dict[tuple[str, int], Reading] = {}
         self._errors_at: dict[int, dict[str, float]] = {}
         self._sweep_flops = 0.0
@@ -140,8 +148,28 @@ class Ledger:
         with self._lock:
             return tuple(self._trials.values())
 
+    def __len__(self) -> int:
+        """How many trials there are, which is the number of the next one."""
+        return len(self._trials)
+
     def trial(self, trial_id: str) -> TrialRecord:
         return self._trials[trial_id]
+
+    def unfinished(self) -> tuple[TrialRecord, ...]:
+        """The trials that run or are paused, in order of suggestion."""
+        with self._lock:
+            trials = [self._trials[trial_id] for trial_id in self._unfinished]
+        return tuple(sorted(trials, key=lambda trial: trial.number))
+
+    def finished_since(self, count: int) -> tuple[TrialRecord, ...]:
+        """The trials that finished after the first `count` that did, in that order."""
+        with self._lock:
+            return tuple(self._trials[trial_id] for trial_id in self._finished[count:])
+
+    def states(self) -> Mapping[TrialState, int]:
+        """How many trials stand where; a state that no trial has counts 0."""
+        with self._lock:
+            return Counter(self._states)
 
     def errors_at(self, rung: int) -> Mapping[str, float]:
         """Validation error by trial id of all trials measured at `rung`."""
@@ -256,29 +284,45 @@ class Ledger:
         self._session = (event["time"], event["time"])
         self._sweep_id = event["sweep_id"]
 
+    def _keep(self, trial: TrialRecord) -> None:
+        """Puts a trial's record in place of the one that was there, if any was."""
+        before = self._trials.get(trial.trial_id)
+        if before is not None:
+            self._states[before.state] -= 1
+        self._states[trial.state] += 1
+        self._trials[trial.trial_id] = trial
+        if trial.finished:
+            self._unfinished.pop(trial.trial_id, None)
+        else:
+            self._unfinished[trial.trial_id] = None
+
     def _fold_suggested(self, event: Mapping[str, Any]) -> None:
-        self._trials[event["trial_id"]] = TrialRecord(
-            trial_id=event["trial_id"],
-            number=event["number"],
-            recipe=Recipe.from_dict(event["recipe"]),
-            seed=event["seed"],
-            params=event["params"],
-            distributions=event["distributions"],
-            continues=event.get("continues"),  # older journals have none
-            suggested_at=event["time"],
+        self._keep(
+            TrialRecord(
+                trial_id=event["trial_id"],
+                number=event["number"],
+                recipe=Recipe.from_dict(event["recipe"]),
+                seed=event["seed"],
+                params={intern(name): value for name, value in event["params"].items()},
+                distributions={  # most trials have the same ones
+                    intern(name): intern(text) for name, text in event["distributions"].items()
+                },
+                continues=event.get("continues"),  # older journals have none
+                suggested_at=event["time"],
+            )
         )
 
     def _fold_restarted(self, event: Mapping[str, Any]) -> None:
         trial = self._trials[event["trial_id"]]
-        self._trials[trial.trial_id] = replace(trial, attempt=trial.attempt + 1)
+        self._keep(replace(trial, attempt=trial.attempt + 1))
 
     def _fold_paused(self, event: Mapping[str, Any]) -> None:
         trial = self._trials[event["trial_id"]]
-        self._trials[trial.trial_id] = replace(trial, state=TrialState.PAUSED)
+        self._keep(replace(trial, state=TrialState.PAUSED))
 
     def _fold_resumed(self, event: Mapping[str, Any]) -> None:
         trial = self._trials[event["trial_id"]]
-        self._trials[trial.trial_id] = replace(trial, state=TrialState.RUNNING)
+        self._keep(replace(trial, state=TrialState.RUNNING))
 
     def _fold_measured(self, event: Mapping[str, Any]) -> None:
         trial = self._trials[event["trial_id"]]
@@ -293,20 +337,38 @@ class Ledger:
             measurements=tuple(curve),
             executed_flops=trial.executed_flops + measurement.executed_flops,
         )
-        self._trials[trial.trial_id] = trial
+        self._keep(trial)
         self._errors_at.setdefault(measurement.rung, {})[trial.trial_id] = measurement.val_error
-        self._frontier = self._frontier.merge([_point(trial, measurement)])
+        if not self._is_beaten(measurement):
+            self._frontier = self._frontier.merge([_point(trial, measurement)])
+
+    def _is_beaten(self, measurement: Measurement) -> bool:
+        """Whether a point of the frontier costs less and errs no more, or costs as much and errs
+        less."""
+        best = self._frontier.best_under(measurement.train_flops)
+        if best is None:
+            return False
+        if best.train_flops < measurement.train_flops:
+            return best.val_error <= measurement.val_error
+        return best.val_error < measurement.val_error
 
     def _fold_finished(self, event: Mapping[str, Any]) -> None:
         trial = self._trials[event["trial_id"]]
         self._sweep_flops += event["unmeasured_flops"]
-        self._trials[trial.trial_id] = replace(
-            trial,
-            state=TrialState(event["state"]),
-            reason=event["reason"],
-            needs_flops=event.get("needs_flops"),
-            finished_at=event["time"],
-            executed_flops=trial.executed_flops + event["unmeasured_flops"],
+        place = trial.finished_after
+        if place is None:
+            place = len(self._finished)
+            self._finished.append(trial.trial_id)
+        self._keep(
+            replace(
+                trial,
+                state=TrialState(event["state"]),
+                reason=event["reason"],
+                needs_flops=event.get("needs_flops"),
+                finished_at=event["time"],
+                finished_after=place,
+                executed_flops=trial.executed_flops + event["unmeasured_flops"],
+            )
         )
 
     def _fold_tested(self, event: Mapping[str, Any]) -> None:
@@ -315,7 +377,7 @@ class Ledger:
             replace(m, test_error=event["test_error"]) if m.rung == event["rung"] else m
             for m in trial.measurements
         )
-        self._trials[trial.trial_id] = replace(trial, measurements=curve)
+        self._keep(replace(trial, measurements=curve))
         self._frontier = Frontier(
             tuple(
                 replace(

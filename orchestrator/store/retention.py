@@ -26,11 +26,18 @@ class CheckpointKeeper:
         self._torn: set[tuple[str, int]] = set()
         """The rungs whose writer died half-way: nobody reads them."""
         self._list()
+        self._untidy = set(self._present)
+        """Trials that may have checkpoints which nobody needs any more."""
+        self._frontier: set[tuple[str, int]] = set()
+        """Trial and rung of the frontier's points when it was last tidied."""
+        self._finished = len(ledger.finished_since(0))
+        """How many trials had finished then."""
 
     def measured(self, trial_id: str, rung: int) -> None:
         """A trial has written the checkpoint of a rung."""
         self._present.setdefault(trial_id, set()).add(rung)
         self._torn.discard((trial_id, rung))
+        self._untidy.add(trial_id)
 
     def tidy(self) -> None:
         """Removes what neither the frontier nor an unfinished trial needs.
@@ -38,17 +45,27 @@ class CheckpointKeeper:
         A finished trial that keeps no checkpoint loses its folder too.
         """
         frontier = {(point.trial_id, point.rung) for point in self._ledger.frontier.points}
-        for trial_id, rungs in list(self._present.items()):
-            folder = f"{self._folder}/{trial_id}"
-            finished = self._ledger.trial(trial_id).finished
-            needed = {rung for rung in rungs if (trial_id, rung) in frontier}
-            if not finished:
-                needed |= self._newest(trial_id)
-            if finished and not needed:
-                if self._remove(folder):
-                    del self._present[trial_id]
-                continue
-            rungs -= {r for r in rungs - needed if self._remove(checkpoint_folder(folder, r))}
+        finished = self._ledger.finished_since(self._finished)
+        self._untidy.update(trial_id for trial_id, _ in self._frontier - frontier)
+        self._untidy.update(trial.trial_id for trial in finished)
+        self._frontier = frontier
+        self._finished += len(finished)
+        self._untidy = {t for t in self._untidy if t in self._present and not self._is_tidied(t)}
+
+    def _is_tidied(self, trial_id: str) -> bool:
+        """Removes what of a trial's is needed no more; tells whether all of it is gone."""
+        folder, rungs = f"{self._folder}/{trial_id}", self._present[trial_id]
+        finished = self._ledger.trial(trial_id).finished
+        needed = {rung for rung in rungs if (trial_id, rung) in self._frontier}
+        if not finished:
+            needed |= self._newest(trial_id)
+        if finished and not needed:
+            if not self._remove(folder):
+                return False
+            del self._present[trial_id]
+            return True
+        rungs -= {r for r in rungs - needed if self._remove(checkpoint_folder(folder, r))}
+        return rungs <= needed
 
     def _newest(self, trial_id: str) -> set[int]:
         """The rung to go on from, even one that was not yet reported when the driver died."""

@@ -1,7 +1,6 @@
 """The progress of a sweep: a live table on a terminal, and elsewhere a line now and then."""
 
 import time
-from collections import Counter
 from collections.abc import Callable
 from math import inf
 
@@ -77,7 +76,7 @@ class Progress:
         """Returns the share of the budget that is spent, 0-1, by the limit that is nearest."""
         shares = [0.0]
         if self._budget.trials:
-            finished = sum(trial.finished for trial in self._ledger.trials())
+            finished = sum(n for state, n in self._ledger.states().items() if state.finished)
             shares.append(finished / self._budget.trials)
         if self._budget.sweep_flops:
             shares.append(self._ledger.sweep_flops / self._budget.sweep_flops)
@@ -90,7 +89,7 @@ class Progress:
         return units.duration(self._elapsed / share - self._elapsed) if share > 0.02 else "unknown"
 
     def _counts(self) -> dict[str, int]:
-        states = Counter(trial.state for trial in self._ledger.trials())
+        states = self._ledger.states()
         return {
             "running": states[TrialState.RUNNING],
             "paused": states[TrialState.PAUSED],

@@ -16,7 +16,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as StudyState
 
-from orchestrator.search.study import SweepStudy
+from orchestrator.search.study import OBJECTIVES, SweepStudy
 from orchestrator.store.ledger import TrialRecord, TrialState
 from search_spaces.draws import draw
 from search_spaces.methods.filter_pruning import filter_pruning
@@ -119,11 +119,104 @@ def test_every_state_is_told_as_optuna_needs_it(path: Path) -> None:
         (StudyState.COMPLETE, [0.3, log10(1e9)]),
     ]
     assert [trial.constraints for trial in trials] == [
-        {"infeasible": 1.0} if record.state is TrialState.INFEASIBLE else {} for record in records
+        {"0": 1.0} if record.state is TrialState.INFEASIBLE else {} for record in records
     ]
     assert study_at(path).directions == [StudyDirection.MINIMIZE] * 2
     assert [trial.number for trial in trials] == [record.number for record in records]
     assert [trial.params for trial in trials] == [dict(record.params) for record in records]
+
+
+def test_a_trial_is_told_with_what_it_adds_to_those_that_were_over_before_it(path: Path) -> None:
+    study = SweepStudy(path, "sweep")
+    records = [begun(study, number) for number in range(4)]
+    curves = [
+        [measured(0.9, 1e9), measured(0.5, 2e9)],
+        [measured(0.6, 1e9), measured(0.55, 2e9)],  # ahead at first
+        [measured(0.65, 1e9), measured(0.56, 2e9)],  # never ahead, and least behind at first
+        [measured(0.59, 1e9), measured(0.45, 2e9)],
+    ]
+    for record, curve in zip(records, curves, strict=True):
+        study.tell(ended(record, TrialState.COMPLETE, *curve))
+    assert [trial.values for trial in on_disk(path)] == [
+        [0.5, log10(2e9)],
+        [0.6, log10(1e9)],
+        [0.65, log10(1e9)],
+        [0.45, log10(2e9)],
+    ]
+
+
+def test_values_depend_on_who_finished_first_and_not_on_the_file(path: Path) -> None:
+    study = SweepStudy(path, "sweep")
+    records = [begun(study, number) for number in range(6)]
+    for place, number in enumerate((3, 1, 5, 0, 4)):
+        curve = [measured(0.9 - 0.02 * number, 1e9), measured(0.5 + 0.03 * place, 2e9)]
+        finished = ended(records[number], TrialState.COMPLETE, *curve)
+        records[number] = replace(finished, finished_after=place, finished_at=float(place))
+        study.tell(records[number])
+    before, told = path.read_bytes(), facts(path)
+    SweepStudy(path, "sweep").reconcile(records)
+    assert path.read_bytes() == before
+    path.unlink()
+    SweepStudy(path, "sweep").reconcile(records)
+    assert facts(path) == told
+
+
+def test_a_trial_that_was_tested_meanwhile_changes_nothing(path: Path) -> None:
+    records = sweep(path)
+    before = path.read_bytes()
+    curve = tuple(replace(m, test_error=0.3) for m in records[0].measurements)
+    records[0] = replace(records[0], measurements=curve)
+    SweepStudy(path, "sweep").reconcile(records)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("study_is_lost", [False, True])
+def test_trials_began_and_ended_when_the_ledger_says(path: Path, *, study_is_lost: bool) -> None:
+    study = SweepStudy(path, "sweep")
+    record = replace(begun(study, 0), suggested_at=time.time())
+    ending = ended(record, TrialState.COMPLETE, measured(0.5, 1e9))
+    ending = replace(ending, finished_at=record.suggested_at + 3600.25)
+    if study_is_lost:
+        path.unlink()
+    SweepStudy(path, "sweep").reconcile([ending])
+    (trial,) = on_disk(path)
+    assert trial.datetime_start is not None
+    assert trial.datetime_complete is not None
+    assert trial.datetime_start.timestamp() == pytest.approx(record.suggested_at, abs=5.0)
+    assert trial.datetime_complete.timestamp() == pytest.approx(ending.finished_at, abs=1e-3)
+
+
+def test_the_dashboard_finds_names_feasibility_and_the_story_of_each_trial(path: Path) -> None:
+    records = sweep(path)
+    assert study_at(path).metric_names == ["validation error", "log10 training FLOPs"]
+    trials = on_disk(path)
+    infeasible = [
+        t.number for t in trials if any(c > 0 for c in t.system_attrs.get("constraints", []))
+    ]
+    assert infeasible == [2]
+    assert trials[0].user_attrs == {
+        "recipe_id": records[0].recipe.recipe_id,
+        "method": "filter_pruning",
+        "sweep": "sweep",
+        "state": "complete",
+        "curve": [{"train_flops": 1e9, "val_error": 0.5}, {"train_flops": 2e9, "val_error": 0.25}],
+    }
+    assert set(trials[5].user_attrs) == {"recipe_id", "method", "sweep"}
+
+
+def test_a_trial_that_continues_another_says_why_it_ended_and_whom_it_continues(path: Path) -> None:
+    study = SweepStudy(path, "sweep")
+    first = ended(begun(study, 0), TrialState.COMPLETE, measured(0.5, 1e9))
+    study.tell(first)
+    raised = replace(first, number=1, state=TrialState.RUNNING, continues=first.trial_id)
+    study.tell(raised)
+    study.tell(
+        ended(replace(raised, reason="loss is nan"), TrialState.DIVERGED, measured(nan, 2e9))
+    )
+    attributes = on_disk(path)[1].user_attrs
+    assert attributes["continues"] == first.trial_id
+    assert attributes["reason"] == "loss is nan"
+    assert attributes["curve"] == [{"train_flops": 2e9, "val_error": None}]
 
 
 @pytest.mark.parametrize("error", [nan, inf, -inf])
@@ -191,7 +284,7 @@ def test_trials_that_finished_meanwhile_are_told(path: Path) -> None:
     SweepStudy(path, "sweep").reconcile(records)
     trial = on_disk(path)[5]
     assert trial.state is StudyState.COMPLETE
-    assert trial.constraints == {"infeasible": 1.0}
+    assert trial.constraints == {"0": 1.0}
 
 
 def test_a_trial_never_written_down_disappears(path: Path) -> None:
@@ -257,6 +350,7 @@ def test_a_file_without_any_one_of_its_lines_is_mended(path: Path) -> None:
         path.write_bytes(b"".join(lines[:lost] + lines[lost + 1 :]))
         SweepStudy(path, "sweep").reconcile(records)
         assert facts(path) == before
+        assert study_at(path).metric_names == list(OBJECTIVES)
 
 
 @pytest.mark.parametrize("garbage", [b"garbage\n", b"\x00\x00\x00\n", b"{}\n", b"[1]\n", b"\n"])

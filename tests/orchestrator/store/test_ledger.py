@@ -1,5 +1,6 @@
 """The ledger is the fold of its journal, no more and no less."""
 
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -113,6 +114,29 @@ def test_the_sweeps_compute_is_the_sum_of_its_trials(actions: list[Any]) -> None
     assert ledger.sweep_flops == pytest.approx(sum(t.executed_flops for t in ledger.trials()))
     readings = sorted(reading.sweep_flops for _, _, reading in ledger.readings())
     assert all(flops <= ledger.sweep_flops * (1 + 1e-12) for flops in readings)
+
+
+@settings(max_examples=100, deadline=None)
+@given(actions=st.lists(ACTIONS, max_size=40))
+def test_trials_are_counted_and_found_by_their_state(actions: list[Any]) -> None:
+    ledger = Ledger(MemoryJournal(), clock=Clock())
+    for action in actions:
+        act(ledger, action)
+    trials = ledger.trials()
+    assert len(ledger) == len(trials)
+    assert ledger.states() == Counter(trial.state for trial in trials)
+    assert ledger.unfinished() == tuple(trial for trial in trials if not trial.finished)
+
+
+def test_trials_are_found_in_the_order_in_which_they_finished() -> None:
+    journal = MemoryJournal()
+    ledger = ledger_of({0: [0.5], 1: [0.4], 2: [0.3], 3: []}, finished=[2, 0], journal=journal)
+    ledger.finished("t3", TrialState.INFEASIBLE)
+    for one in (ledger, Ledger(journal)):
+        assert [t.trial_id for t in one.finished_since(0)] == ["t2", "t0", "t3"]
+        assert [t.trial_id for t in one.finished_since(2)] == ["t3"]
+        assert one.finished_since(3) == ()
+        assert [t.finished_after for t in one.trials()] == [1, None, 0, 2]
 
 
 def test_compute_after_the_last_measurement_is_paid_for_too() -> None:

@@ -73,6 +73,31 @@ def test_a_point_is_removed_when_it_leaves_the_frontier(trials: Path) -> None:
         assert kept(trials) == {trial_id: [0]}
 
 
+def test_a_trial_that_waits_loses_what_others_have_beaten_meanwhile(trials: Path) -> None:
+    write(trials, "t0", [0, 1])
+    ledger = ledger_of({0: [0.5, 0.4], 1: []})
+    ledger.paused("t0")
+    keeper = CheckpointKeeper(ledger, trials.as_uri())
+    keeper.tidy()
+    assert kept(trials) == {"t0": [0, 1]}
+    ledger.measured("t1", reported(0, 0.3))
+    keeper.tidy()
+    assert kept(trials) == {"t0": [1]}
+
+
+def test_a_trial_that_ends_without_another_measurement_keeps_its_newest_no_longer(
+    trials: Path,
+) -> None:
+    write(trials, "t0", [0, 1])
+    ledger = ledger_of({0: [0.5, 0.6]})
+    keeper = CheckpointKeeper(ledger, trials.as_uri())
+    keeper.tidy()
+    assert kept(trials) == {"t0": [0, 1]}
+    ledger.finished("t0", TrialState.FAILED, reason="node lost")
+    keeper.tidy()
+    assert kept(trials) == {"t0": [0]}
+
+
 def test_what_is_not_the_sweeps_is_left_alone(trials: Path) -> None:
     write(trials, "someone-elses", [0])
     (trials / "notes.txt").write_text("mine")
