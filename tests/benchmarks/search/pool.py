@@ -49,7 +49,7 @@ class Pool:
         *,
         clip: bool = False,
     ) -> Draw | None:
-        """Does what `search_spaces.draws.draw` does, snapped to the table; None once nothing is left.
+        """Draws as `search_spaces.draws.draw` does, snapped to the table; None once nothing is left.
 
         Where nothing is left for the rung that is aimed at, and it was the sampler's choice, it
         becomes the nearest rung that the problem has and that has something left.
@@ -72,9 +72,9 @@ class Pool:
         aim = {"target_rung": rung} if "target_rung" in drawn.params else {}
         return Draw(
             recipe=replace(entry.recipe, target_flops=self._table.levels[rung]),
-            names=tuple(entry.params),
-            params={**entry.params, **aim},
-            distributions={**entry.distributions, **_aim(drawn.distributions)},
+            names=drawn.names,
+            params={**_aimless(entry.params), **aim},
+            distributions={**_aimless(entry.distributions), **_aim(drawn.distributions)},
         )
 
     def nearest(self, recipe: Recipe, rung: int) -> Entry | None:
@@ -98,6 +98,10 @@ class Pool:
 def _aim(named: Mapping[str, Any]) -> dict[str, Any]:
     """The part that says what is aimed at."""
     return {"target_rung": named["target_rung"]} if "target_rung" in named else {}
+
+
+def _aimless(named: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in named.items() if name != "target_rung"}
 
 
 class _Gower:
