@@ -49,31 +49,28 @@ class Pool:
         *,
         clip: bool = False,
     ) -> Draw | None:
-        """Draws as `search_spaces.draws.draw` does, snapped to the table; None once nothing is left.
-
-        Where nothing is left for the rung that is aimed at, and it was the sampler's choice, it
-        becomes the nearest rung that the problem has and that has something left.
-        """
+        """Draws as `search_spaces.draws.draw` does, from the table; None once nothing is left."""
         drawn = draw(space, ranges, problem, sampler, clip=clip)
-        if "target_rung" not in drawn.params:
-            return self.snap(drawn, rung=self._table.rung(drawn.recipe))
-        aim = self._table.rung(drawn.recipe)
-        rungs = range(len(problem.rungs))
-        left = [rung for rung in rungs if self._left[rung].any()]
-        nearest = min(left, key=lambda rung: abs(rung - aim), default=aim)
-        return self.snap(drawn, rung=nearest)
+        return self.snap(drawn, rungs=len(problem.rungs))
 
-    def snap(self, drawn: Draw, *, rung: int) -> Draw | None:
-        """The nearest recipe left for the rung, which is then taken; None where there is none."""
+    def snap(self, drawn: Draw, *, rungs: int) -> Draw | None:
+        """The nearest recipe left for the rung aimed at, which is then taken.
+
+        Where nothing is left for that rung, and it was the sampler's choice, it becomes the nearest
+        of the lowest `rungs` that has something left. None where none has.
+        """
+        rung, chosen = self._table.rung(drawn.recipe), "target_rung" in drawn.params
+        if chosen:
+            left = [other for other in range(rungs) if self._left[other].any()]
+            rung = min(left, key=lambda other: abs(other - rung), default=rung)
         entry = self.nearest(drawn.recipe, rung)
         if entry is None:
             return None
         self.take(entry.number, rung)
-        aim = {"target_rung": rung} if "target_rung" in drawn.params else {}
         return Draw(
             recipe=replace(entry.recipe, target_flops=self._table.levels[rung]),
             names=drawn.names,
-            params={**_aimless(entry.params), **aim},
+            params={**_aimless(entry.params), **({"target_rung": rung} if chosen else {})},
             distributions={**_aimless(entry.distributions), **_aim(drawn.distributions)},
         )
 

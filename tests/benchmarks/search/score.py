@@ -149,7 +149,7 @@ def mean_cost(costs: Sequence[float], *, budget: float) -> float:
 
 
 def _prefix_best(seen: Any, reported: Any) -> Any:
-    """The error reported at every rung: of what is seen up to it the best, the cheaper of equals."""
+    """The error reported at every rung: of the best seen up to it, the cheaper of equals."""
     frontier = np.empty(len(seen))
     best = 0
     for rung in range(len(seen)):
