@@ -10,8 +10,10 @@ from orchestrator.search.sampler import MakeDraws, StudySampler
 from orchestrator.search.strategy import Judge, Scheduler, Strategy
 from orchestrator.search.tpe import tpe
 from orchestrator.search.uniform import uniform
+from tests.benchmarks.search.peers import PEERS
 from tests.benchmarks.search.pool import Pool
 from tests.benchmarks.search.replay import Event, Replay, Search, Setting
+from tests.benchmarks.search.syne_tune_peer import syne_tune_peers
 
 Build = Callable[[Setting, Pool], Strategy]
 """Builds the strategy of one replay; its sampler must draw from the pool."""
@@ -71,4 +73,6 @@ SEARCHERS: Mapping[str, Search] = {
     "shipped": product(raced(HALVING, tpe(startup_trials=16))),
     "pausing": product(raced(PAUSING, tpe(startup_trials=16))),
     "random": product(raced(NoRace(), uniform)),
+    **PEERS,
+    **syne_tune_peers(),
 }
