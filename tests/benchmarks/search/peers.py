@@ -8,7 +8,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from math import ceil, inf, log10
+from math import ceil, inf, log10, sqrt
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,9 @@ from tests.benchmarks.search.replay import (
     legs_of,
 )
 from tests.benchmarks.search.tables import CurveTable, Point
+from trainables.measurement import Outcome
 
+_MIN_PEERS = 6
 _DRAWS = 32
 """Draws before a space that keeps making invalid recipes is given up."""
 
@@ -49,6 +51,8 @@ class Run:
     """What lies ahead."""
     points: list[Point] = field(default_factory=list)
     """What was measured."""
+    infeasible: bool
+    """Whether its recipe cannot be realised."""
     key: Any = None
     """The peer's own name of it."""
 
@@ -113,8 +117,14 @@ def _replayed(setting: Setting, peer: Peer) -> list[Event]:
 def run_of(table: CurveTable, draw: Draw, *, seed: int, trunk_flops: float = 0.0) -> Run:
     """The trial of a recipe of the table towards what it aims at."""
     number, rung = table.entry(draw.recipe).number, table.rung(draw.recipe)
-    legs = legs_of(table.curve(number, rung, seed), after=None, trunk_flops=trunk_flops)
-    return Run(draw=draw, number=number, rung=rung, legs=legs)
+    curve = table.curve(number, rung, seed)
+    return Run(
+        draw=draw,
+        number=number,
+        rung=rung,
+        legs=legs_of(curve, after=None, trunk_flops=trunk_flops),
+        infeasible=curve.outcome is Outcome.INFEASIBLE,
+    )
 
 
 class TopK(Peer):
@@ -299,7 +309,57 @@ class StoppedTPE(OptunaPeer):
         self._study.tell(run.key, 1.0 if failed else run.points[-1].measurement.val_error)
 
 
+class Before(OptunaPeer):
+    """This product as it stood at commit 28927da, written down here because it moves on.
+
+    Multi-objective TPE after 16 random recipes, told the last point of a curve; asynchronous
+    halving in its stopping form, η = 2 from 6 trials at a rung; trials that do no better than
+    guessing where most others have learnt count as diverged. A recipe chooses its own target.
+    """
+
+    def __init__(self, setting: Setting, pool: Pool) -> None:
+        super().__init__(setting, pool, TPESampler(n_startup_trials=16, seed=setting.seed))
+        self._errors: dict[int, list[float]] = {}
+
+    def goes_on(self, run: Run) -> bool:
+        error, errors = self._measured(run)
+        if self._at_chance(error, errors):
+            return False
+        places = max(1, len(errors) // 2)
+        return len(errors) < _MIN_PEERS or sum(other < error for other in errors) < places
+
+    def over(self, run: Run, *, stopped: bool, failed: bool) -> None:
+        if not failed:
+            error, errors = self._measured(run) if not stopped else self._known(run)
+            failed = self._at_chance(error, errors)
+        elif run.infeasible:
+            trial_id = self._study._storage.get_trial_id_from_study_id_trial_number(
+                self._study._study_id, run.key
+            )
+            optuna.Trial(self._study, trial_id).set_constraint("infeasible", 1.0)
+        super().over(run, stopped=stopped, failed=failed)
+
+    def _measured(self, run: Run) -> tuple[float, list[float]]:
+        """The newest error and all that were measured at its rung, itself included."""
+        newest = run.points[-1].measurement
+        self._errors.setdefault(newest.rung, []).append(newest.val_error)
+        return self._known(run)
+
+    def _known(self, run: Run) -> tuple[float, list[float]]:
+        newest = run.points[-1].measurement
+        return newest.val_error, self._errors[newest.rung]
+
+    def _at_chance(self, error: float, errors: list[float]) -> bool:
+        images, chance = self._table.images, self._table.chance_error
+        if images is None or len(errors) < _MIN_PEERS:
+            return False
+        learnt_below = chance - 2.326 * sqrt(chance * (1 - chance) / images)
+        learners = sum(other < learnt_below for other in errors)
+        return error >= learnt_below and 2 * learners > len(errors)
+
+
 PEERS: dict[str, Search] = {
+    "before": peer(Before),
     "topk": peer(TopK),
     "motpe": peer(lambda s, pool: OptunaPeer(s, pool, TPESampler(seed=s.seed))),
     "nsga2": peer(
