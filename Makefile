@@ -32,8 +32,8 @@ bench: $(READY)  ## all benchmarks, or those of `make bench ONLY="overhead …"`
 bench-methods: $(READY)  ## every way to transfer on the same axes, about half an hour
 	$(BIN)/python -m tests.benchmarks methods
 
-bench-search: $(READY)  ## searches replayed over recorded curves; WITH="--tasks … --seeds …" for some
-	$(BIN)/python -m tests.benchmarks.search.run $(WITH)
+bench-search: $(READY)  ## searches replayed over recorded curves, hours; WITH="--seeds 3 …" for some
+	$(BIN)/python -m tests.benchmarks.search.bench $(WITH)
 
 gtsrb: $(READY)  ## the README's sweep on traffic signs, about twenty minutes
 	$(BIN)/prunetune sweep tests/benchmarks/gtsrb.yaml

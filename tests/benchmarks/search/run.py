@@ -1,6 +1,6 @@
 """Replays searches and prints what each had found at what cost.
 
-    python -m tests.benchmarks.search.run --tasks gtsrb,taskset --searchers shipped,random --seeds 5
+    python -m tests.benchmarks.search.run --tasks gtsrb,taskset --searchers before,race --seeds 5
 
 `recorded` and `taskset` stand for all tasks of their kind, `all` for every searcher. Costs are in
 full-length runs. A cost that was never reached counts as twice the budget in the (geometric) mean,
@@ -9,54 +9,32 @@ and the number of such seeds follows it in brackets.
 
 import argparse
 import functools
-import tempfile
 import time
-import warnings
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from math import isinf
-from pathlib import Path
 from statistics import fmean
-from typing import NamedTuple
 
-from threadpoolctl import threadpool_limits
-
-from tests.benchmarks.search.replay import Event, Setting
+from tests.benchmarks.search.jobs import Job, each, replayed, searchers_of, table_of, tasks_of
 from tests.benchmarks.search.score import BUDGETS, SHARES, Cost, HeldOut, Score, Scorer, mean_cost
-from tests.benchmarks.search.searchers import SEARCHERS
-from tests.benchmarks.search.tables import CurveTable, load_table, recorded_tasks, taskset_tasks
-
-_MEMORY = Path("/dev/shm")
-
-
-class Job(NamedTuple):
-    """One search to replay."""
-
-    task: str
-    searcher: str
-    seed: int
-    workers: int
-    budget: float
-    """In full-length runs."""
 
 
 def main() -> None:
     """Runs what the command line names and prints a table for every task."""
     arguments = _arguments()
+    tasks, searchers = tasks_of(arguments.tasks), searchers_of(arguments.searchers)
+    run = functools.partial(scored, on=HeldOut(arguments.score), cost=Cost(arguments.cost))
     jobs = [
         Job(task, searcher, seed, arguments.workers, arguments.budget)
-        for task in tasks_of(arguments.tasks)
+        for task in tasks
+        for searcher in searchers
         for seed in range(arguments.seeds)
-        for searcher in _searchers(arguments.searchers)
     ]
-    scores: dict[tuple[str, str], list[tuple[Score, float]]] = {}
-    run = functools.partial(scored, on=HeldOut(arguments.score), cost=Cost(arguments.cost))
-    with ProcessPoolExecutor(arguments.jobs, initializer=_alone) as executor:
-        for job, result in zip(jobs, executor.map(run, jobs), strict=True):
-            scores.setdefault((job.task, job.searcher), []).append(result)
-            last = job == jobs[-1] or jobs[jobs.index(job) + 1].task != job.task
-            if last:
-                print(_table(job.task, scores, arguments.budget), flush=True)
+    results: dict[str, list[tuple[Score, float]]] = {}
+    for job, result in each(run, jobs, at_once=arguments.jobs):
+        results.setdefault(job.searcher, []).append(result)
+        if sum(map(len, results.values())) == len(searchers) * arguments.seeds:
+            print(_table(job.task, results, arguments.budget), flush=True)
+            results.clear()
 
 
 def scored(job: Job, *, on: HeldOut, cost: Cost) -> tuple[Score, float]:
@@ -65,52 +43,6 @@ def scored(job: Job, *, on: HeldOut, cost: Cost) -> tuple[Score, float]:
     events = replayed(job)
     took = time.perf_counter() - started
     return Scorer(table_of(job.task), on=on, cost=cost).score(events, budget=job.budget), took
-
-
-def replayed(job: Job) -> list[Event]:
-    """The measurements of one search."""
-    table = table_of(job.task)
-    warnings.simplefilter("ignore")  # Optuna's experimental samplers
-    with tempfile.TemporaryDirectory(dir=_MEMORY if _MEMORY.exists() else None) as folder:
-        setting = Setting(
-            table=table,
-            seed=job.seed,
-            workers=job.workers,
-            budget_flops=job.budget * table.levels[-1],
-            folder=Path(folder),
-        )
-        return SEARCHERS[job.searcher](setting)
-
-
-def _alone() -> None:
-    """Keeps a process to one core, because there is one process for each."""
-    threadpool_limits(1)
-
-
-@functools.lru_cache(maxsize=2)
-def table_of(task: str) -> CurveTable:
-    """The task's table, read once a process."""
-    return load_table(task)
-
-
-def tasks_of(names: str) -> list[str]:
-    """The tasks that a comma-separated list means; part of a name is enough if it is unique."""
-    known = (*recorded_tasks(), *taskset_tasks())
-    groups = {"recorded": recorded_tasks(), "taskset": taskset_tasks()}
-    found: dict[str, None] = {}
-    for name in names.split(","):
-        meant = groups.get(name) or [task for task in known if name in task]
-        if not meant:
-            raise SystemExit(f"{name!r} is no task; they are {', '.join((*groups, *known))}.")
-        found.update(dict.fromkeys(meant))
-    return list(found)
-
-
-def _searchers(names: str) -> list[str]:
-    wanted = list(SEARCHERS) if names == "all" else names.split(",")
-    if unknown := [name for name in wanted if name not in SEARCHERS]:
-        raise SystemExit(f"{unknown[0]!r} is no searcher; they are {', '.join(SEARCHERS)}.")
-    return wanted
 
 
 def _arguments() -> argparse.Namespace:
@@ -126,21 +58,18 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _table(
-    task: str, scores: dict[tuple[str, str], list[tuple[Score, float]]], budget: float
-) -> str:
-    entries = table_of(task).entries
+def _table(task: str, results: dict[str, list[tuple[Score, float]]], budget: float) -> str:
     shown = [b for b in BUDGETS if b <= budget]
     head = ["searcher", *(f"to {s:.0%}" for s in SHARES), *(f"@{b:g}" for b in shown)]
     head += ["end", "top3rd", "regret", "recipes", "measured at each rung", "sim s", "s"]
     rows = [head]
-    for (of, searcher), results in scores.items():
-        if of == task:
-            rows.append([searcher, *_cells([r for r, _ in results], shown, budget)])
-            rows[-1].append(f"{fmean(took for _, took in results):.1f}")
+    for searcher, scores in results.items():
+        took = fmean(seconds for _, seconds in scores)
+        cells = _cells([score for score, _ in scores], shown, budget)
+        rows.append([searcher, *cells, f"{took:.1f}"])
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
     lines = ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows]
-    return "\n".join([f"\n{task} ({len(entries)} recipes)", *lines])
+    return "\n".join([f"\n{task} ({len(table_of(task).entries)} recipes)", *lines])
 
 
 def _cells(scores: Sequence[Score], budgets: Iterable[float], budget: float) -> list[str]:

@@ -70,8 +70,15 @@ class Scorer:
     """Scores searches of one table."""
 
     def __init__(
-        self, table: CurveTable, *, on: HeldOut = HeldOut.B, cost: Cost = Cost.ALL
+        self,
+        table: CurveTable,
+        *,
+        on: HeldOut = HeldOut.B,
+        cost: Cost = Cost.ALL,
+        told_at: Sequence[float] = BUDGETS,
     ) -> None:
+        """`told_at` are costs at which the share is told."""
+        self._told_at = told_at
         self._table = table
         self._on = on
         self._cost = cost
@@ -88,7 +95,7 @@ class Scorer:
         top_best = self._gains(self.best)[top].mean()
         return Score(
             runs_to={share: _first(costs, shares, share, budget) for share in SHARES},
-            share_at={cost: _held(costs, shares, cost) for cost in BUDGETS if cost <= budget},
+            share_at={cost: _held(costs, shares, cost) for cost in self._told_at if cost <= budget},
             top_third=float(gains[-1, top].mean() / top_best) if len(costs) else 0.0,
             regret=float((frontiers[-1] - self.best).max()) if len(costs) else inf,
             end=_held(costs, shares, budget),

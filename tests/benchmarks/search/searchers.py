@@ -76,3 +76,10 @@ SEARCHERS: Mapping[str, Search] = {
     **PEERS,
     **syne_tune_peers(),
 }
+
+PEER_NAMES = frozenset({"random", *PEERS, *syne_tune_peers()})
+"""The searchers that others are measured by."""
+SLOW = frozenset({"gp", "ashacqr"})
+"""Searchers that take minutes a search."""
+LADDER = ("before", "shipped", "pausing")
+"""The steps from the product as it stood to what it is, each with one part more."""

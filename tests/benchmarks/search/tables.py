@@ -226,8 +226,8 @@ def taskset(task: str) -> CurveTable:
                 distributions=distributions,
             )
         )
-        for rung in range(len(levels)):
-            curves[number, rung, 0] = _taskset_curve(row, rung, best)
+        for rung, curve in enumerate(_taskset_curves(row, best)):
+            curves[number, rung, 0] = curve
     return CurveTable(
         task=task,
         space=taskset_space,
@@ -332,22 +332,24 @@ def _taskset_recipe(params: Mapping[str, Any], target_flops: float) -> Recipe:
     )
 
 
-def _taskset_curve(row: Mapping[str, Any], rung: int, best: Mapping[str, float]) -> Curve:
-    losses = list(zip(row["valid_loss"], row["test_loss"], strict=True))[: _UNITS[rung]]
+def _taskset_curves(row: Mapping[str, Any], best: Mapping[str, float]) -> Iterator[Curve]:
+    """The curves towards every rung, which agree as far as they go."""
+    losses = list(zip(row["valid_loss"], row["test_loss"], strict=True))
     sound = next((at for at, pair in enumerate(losses) if not all(map(isfinite, pair))), None)
     points: list[Point] = []
-    for at, units in enumerate(_UNITS[: rung + 1]):
-        if sound is None or units <= sound:
-            valid, test = losses[units - 1]
-            error_b = _share(test, best["test_loss"])
-            measurement = _taskset_measurement(at, units, valid, best["valid_loss"])
-            points.append(Point(measurement=measurement, error_b=error_b, test_error=error_b))
-    if sound is not None:
-        reached = _UNITS[len(points) - 1] if points else 0
-        spent = (sound + 1 - reached) * _UNIT_FLOPS
-        return Curve(points=tuple(points), outcome=Outcome.DIVERGED, unmeasured_flops=spent)
-    points[-1] = _with_trunk(points[-1], 1.0)
-    return Curve(points=tuple(points), outcome=Outcome.COMPLETE)
+    for rung, units in enumerate(_UNITS):
+        if sound is not None and units > sound:
+            reached = _UNITS[rung - 1] if rung else 0
+            spent = (min(sound + 1, units) - reached) * _UNIT_FLOPS
+            diverged = Curve(points=tuple(points), outcome=Outcome.DIVERGED, unmeasured_flops=spent)
+            yield from [diverged] * (len(_UNITS) - rung)
+            return
+        valid, test = losses[units - 1]
+        error_b = _share(test, best["test_loss"])
+        measurement = _taskset_measurement(rung, units, valid, best["valid_loss"])
+        points.append(Point(measurement=measurement, error_b=error_b, test_error=error_b))
+        end = _with_trunk(points[-1], 1.0)
+        yield Curve(points=(*points[:-1], end), outcome=Outcome.COMPLETE)
 
 
 def _share(loss: float, best: float) -> float:
