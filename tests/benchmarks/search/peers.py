@@ -170,8 +170,6 @@ class TopK(Peer):
         drawn = self._pool.draw(
             self._table.space, ranges, self._table.problem, self._sampler, clip=True
         )
-        if drawn is None:
-            return None
         self._drawn += 1
         return run_of(self._table, drawn, seed=self._setting.seed)
 
@@ -253,7 +251,7 @@ class OptunaPeer(Peer):
             noted = self._study.get_trials(deepcopy=False)[trial.number].system_attrs
             attrs = {name: value for name, value in noted.items() if "generation" in name}
             self._study.tell(trial, state=TrialState.FAIL)
-            return self._pool.snap(drawn, rungs=len(problem.rungs)), attrs
+            return self._pool.snap(drawn), attrs
         return None, {}
 
 

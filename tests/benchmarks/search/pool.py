@@ -24,11 +24,14 @@ _LOGARITHMIC = {
 
 
 class Pool:
-    """Hands out each recipe of a table once for every rung, or once at all.
+    """Hands out each recipe of a table once for every rung, or once at all, and then all anew.
 
     Near is what Gower's distance over the recipe's values says, among the recipes of the same
     method if any is left: the mean of |difference| / range for numbers and of 0 or 1 for names; a
     value that only one of the two has counts as different. What a recipe aims at has no part in it.
+
+    A space has no end, but a table has: once all are handed out they are handed out again, which
+    costs a search as much and tells it nothing new.
     """
 
     def __init__(self, table: CurveTable, *, once: bool = False) -> None:
@@ -48,37 +51,27 @@ class Pool:
         sampler: BaseSampler,
         *,
         clip: bool = False,
-    ) -> Draw | None:
-        """Draws as `search_spaces.draws.draw` does, from the table; None once nothing is left."""
-        drawn = draw(space, ranges, problem, sampler, clip=clip)
-        return self.snap(drawn, rungs=len(problem.rungs))
+    ) -> Draw:
+        """Draws as `search_spaces.draws.draw` does, from the table."""
+        return self.snap(draw(space, ranges, problem, sampler, clip=clip))
 
-    def snap(self, drawn: Draw, *, rungs: int) -> Draw | None:
-        """The nearest recipe left for the rung aimed at, which is then taken.
-
-        Where nothing is left for that rung, and it was the sampler's choice, it becomes the nearest
-        of the lowest `rungs` that has something left. None where none has.
-        """
-        rung, chosen = self._table.rung(drawn.recipe), "target_rung" in drawn.params
-        if chosen:
-            left = [other for other in range(rungs) if self._left[other].any()]
-            rung = min(left, key=lambda other: abs(other - rung), default=rung)
+    def snap(self, drawn: Draw) -> Draw:
+        """The nearest recipe left for the rung aimed at, which is then taken."""
+        rung = self._table.rung(drawn.recipe)
         entry = self.nearest(drawn.recipe, rung)
-        if entry is None:
-            return None
         self.take(entry.number, rung)
         return Draw(
             recipe=replace(entry.recipe, target_flops=self._table.levels[rung]),
             names=drawn.names,
-            params={**_aimless(entry.params), **({"target_rung": rung} if chosen else {})},
+            params={**_aimless(entry.params), **_aim(drawn.params)},
             distributions={**_aimless(entry.distributions), **_aim(drawn.distributions)},
         )
 
-    def nearest(self, recipe: Recipe, rung: int) -> Entry | None:
+    def nearest(self, recipe: Recipe, rung: int) -> Entry:
         """The nearest recipe that is left for the rung."""
         left = self._left[rung]
         if not left.any():
-            return None
+            left[:] = True
         alike = left & (self._methods == recipe.method)
         rows = np.flatnonzero(alike if alike.any() else left)
         nearest = int(rows[np.argmin(self._gower.distances(recipe, rows))])

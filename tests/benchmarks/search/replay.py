@@ -2,9 +2,8 @@
 
 import heapq
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from orchestrator.search.config import Budget
 from orchestrator.search.driver import Driver, Idle
@@ -218,14 +217,12 @@ class Replay:
             outcome = Outcome.COMPLETE if over else Outcome.RUNNING
             return Report(outcome=outcome, measurement=measurement)
         curve = self._table.curve(number, rung, trial.seed)
-        needs: dict[str, Any] = {}
-        if curve.outcome is Outcome.INFEASIBLE and _KNOWS_NEEDS:
-            needs = {"needs_flops": self._table.needs_flops(number)}
+        infeasible = curve.outcome is Outcome.INFEASIBLE
         return Report(
             outcome=curve.outcome,
             reason=curve.reason,
             unmeasured_flops=leg.train_flops,
-            **needs,
+            needs_flops=self._table.needs_flops(number) if infeasible else None,
         )
 
     def _step(self, arrival: _Arrival) -> None:
@@ -244,8 +241,6 @@ class Replay:
         if decision is Decision.CONTINUE:
             self._send(trial, arrival.legs, set_up=0.0)
 
-
-_KNOWS_NEEDS = "needs_flops" in {f.name for f in fields(Report)}
 
 Search = Callable[[Setting], list[Event]]
 """Replays one search: its measurements in order of time."""

@@ -3,9 +3,11 @@
 from collections.abc import Callable, Mapping
 
 from orchestrator.search.chance import Chance
+from orchestrator.search.forecaster import Forecaster
 from orchestrator.search.halving import Halving
+from orchestrator.search.model import model
 from orchestrator.search.no_race import NoRace
-from orchestrator.search.pausing_halving import PausingHalving
+from orchestrator.search.race import Race
 from orchestrator.search.sampler import MakeDraws, StudySampler
 from orchestrator.search.strategy import Judge, Scheduler, Strategy
 from orchestrator.search.tpe import tpe
@@ -44,6 +46,16 @@ def raced(scheduler: Scheduler, draws: MakeDraws) -> Build:
     return build
 
 
+def modelled(setting: Setting, pool: Pool) -> Strategy:
+    """A race that a forecast rides on, and recipes that it expects most of."""
+    forecaster = Forecaster(seed=setting.seed)
+    return Strategy(
+        sampler=study_sampler(setting, pool, model(forecaster)),
+        scheduler=Race(forecaster=forecaster),
+        judges=chance_judges(setting),
+    )
+
+
 def study_sampler(setting: Setting, pool: Pool, draws: MakeDraws) -> StudySampler:
     """The product's sampler over the table's space, whose draws snap to the pool."""
     return StudySampler(
@@ -67,11 +79,12 @@ def chance_judges(setting: Setting) -> tuple[Judge, ...]:
 
 
 HALVING = Halving(reduction_factor=2.0, min_peers=MIN_PEERS)
-PAUSING = PausingHalving(reduction_factor=2.0)
 
 SEARCHERS: Mapping[str, Search] = {
     "shipped": product(raced(HALVING, tpe(startup_trials=16))),
-    "pausing": product(raced(PAUSING, tpe(startup_trials=16))),
+    "race_random": product(raced(Race(), uniform), once=True),
+    "race_tpe": product(raced(Race(), tpe(startup_trials=16)), once=True),
+    "model": product(modelled, once=True),
     "random": product(raced(NoRace(), uniform)),
     **PEERS,
     **syne_tune_peers(),
@@ -81,5 +94,5 @@ PEER_NAMES = frozenset({"random", *PEERS, *syne_tune_peers()})
 """The searchers that others are measured by."""
 SLOW = frozenset({"gp", "ashacqr"})
 """Searchers that take minutes a search."""
-LADDER = ("before", "shipped", "pausing")
+LADDER = ("before", "race_random", "race_tpe", "model")
 """The steps from the product as it stood to what it is, each with one part more."""

@@ -49,11 +49,9 @@ class SyneTunePeer(Peer):
             if config is None:
                 return None
             try:
-                drawn = self._pool.snap(self._recipe(config), rungs=len(self._table.levels))
+                drawn = self._pool.snap(self._recipe(config))
             except InvalidRecipeError:
                 continue
-            if drawn is None:
-                return None
             _ask({"add": self._trials, "config": {**config, **drawn.params}})
             run = run_of(self._table, drawn, seed=self._setting.seed)
             run.key = self._trials

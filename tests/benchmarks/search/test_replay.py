@@ -137,26 +137,21 @@ def test_a_pool_may_hand_a_recipe_out_once_for_all_rungs() -> None:
 def test_a_snapped_draw_keeps_its_aim_and_takes_the_recipes_parameters() -> None:
     made = table()
     drawn = Pool(made).draw(full, {}, made.problem, RandomSampler(seed=0))
-    assert drawn is not None
     entry = made.entry(drawn.recipe)
     assert drawn.params["number"] == entry.number
     assert LEVELS[drawn.params["target_rung"]] == drawn.recipe.target_flops
     assert set(drawn.distributions) == {"number", "target_rung"}
 
 
-def test_an_empty_pool_draws_nothing() -> None:
-    made = table()
-    pool = Pool(made)
+def test_an_emptied_pool_begins_anew() -> None:
+    pool = Pool(table())
     for number in range(5):
-        for rung in RUNGS:
-            pool.take(number, rung)
-    assert pool.draw(full, {}, made.problem, RandomSampler(seed=0)) is None
+        pool.take(number, 1)
+    assert nearest(pool, dense(3), rung=1) == 3
 
 
 def nearest(pool: Pool, wanted: Recipe, *, rung: int) -> int:
-    entry = pool.nearest(wanted, rung)
-    assert entry is not None
-    return entry.number
+    return pool.nearest(wanted, rung).number
 
 
 # whole replays
@@ -169,17 +164,16 @@ def test_a_replay_pays_for_every_measurement_and_ends_with_the_budget(tmp_path: 
     assert events[-1].sweep_flops == pytest.approx(
         events[-1].sweep_train_flops + len(events) * EVAL
     )
-    trials = {(event.number, event.target_rung) for event in events}
-    whole = sum(LEVELS[rung] for _, rung in trials)
+    trials = [event for event in events if event.rung == event.target_rung]
+    whole = sum(LEVELS[event.target_rung] for event in trials)
     assert events[-1].sweep_train_flops == pytest.approx(whole)
 
 
 def test_workers_share_the_time_but_not_the_bill(tmp_path: Path) -> None:
-    made, budget = table(), 1e15
+    made, budget = table(), 50 * LEVELS[-1]
     alone = replayed(made, tmp_path / "1", budget=budget)
     together = replayed(made, tmp_path / "4", budget=budget, workers=4)
-    assert len(alone) == len(together) == 5 * sum(rung + 1 for rung in RUNGS)
-    assert alone[-1].sweep_flops == pytest.approx(together[-1].sweep_flops)
+    assert together[-1].sweep_flops == pytest.approx(alone[-1].sweep_flops, rel=0.05)
     assert together[-1].seconds < 0.5 * alone[-1].seconds
 
 
