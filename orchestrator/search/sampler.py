@@ -23,8 +23,8 @@ from search_spaces.space import Space
 _DRAWS = 32
 """Draws before a space that keeps making invalid or unaffordable recipes is given up."""
 
-RunSpace = Callable[..., Draw | None]
-"""Runs a space as `search_spaces.draws.draw` does; None once it has no recipe left."""
+RunSpace = Callable[..., Draw]
+"""Runs a space as `search_spaces.draws.draw` does."""
 MakeDraws = Callable[[optuna.Study, int], BaseSampler]
 """Makes, of the sweep's study and a seed, what one new trial's values are drawn from."""
 
@@ -126,7 +126,7 @@ class StudySampler:
             except InvalidRecipeError as error:
                 invalid = error
                 continue
-            if drawn is None or drawn.recipe.target_flops <= limit:
+            if drawn.recipe.target_flops <= limit:
                 return drawn
         if invalid is not None:
             raise invalid
