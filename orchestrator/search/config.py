@@ -28,10 +28,11 @@ class SearchConfig(Section):
     """The search: how recipes are drawn and races decided."""
 
     sampler: str = "tpe"
-    """The source of recipes: tpe, nsga2 or random."""
+    """The source of recipes: tpe, nsga2, random, or model (those that a forecast of learning curves
+    expects most of)."""
     scheduler: str = "halving"
     """The rule that decides which trials go on: halving (the worse are stopped),
-    pausing_halving (all pause and the best go on), or none."""
+    race (recipes begin cheap and the best are raised rung by rung), or none."""
     startup_trials: PositiveInt = 16
     """Recipes drawn at random before the sampler learns from results."""
     reduction_factor: float | None = Field(default=2.0, gt=1.0)

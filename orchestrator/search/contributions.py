@@ -1,4 +1,4 @@
-"""What the curve of a trial adds to the frontier of the trials that were over before it."""
+"""The contribution of a trial's curve to the frontier of the trials that were over before it."""
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable
@@ -49,7 +49,7 @@ class Contributions:
         return max(points, key=lambda point: self._worth(*point, end=end), default=None)
 
     def _worth(self, error: float, flops: float, *, end: float) -> tuple[float, float, float]:
-        """What a point is chosen by: its gain, its nearness to the frontier, its compute."""
+        """The measures that a point is chosen by: its gain, its nearness, its compute."""
         place = bisect_right(self._flops, flops)
         lowest = self._errors[place - 1] if place else WORST_ERROR
         nearness, gain = lowest - error, 0.0

@@ -67,6 +67,8 @@ class Driver:
         self._interrupted = dict.fromkeys(unfinished, "the driver was started again")
         self._resumed_at: dict[str, int] = {}
         """Rung at which each trial was paused that has been handed out again."""
+        self._kept = {t.trial_id for t in trials if _keeps_steps(t)}
+        """Finished trials that keep steps for others."""
         self._failures: Counter[str] = Counter()
         self._live: set[str] = set()
         self._torn_generation = self._is_generation_torn()
@@ -108,6 +110,7 @@ class Driver:
             self._note(trial_id)
             self._keeper.measured(trial_id, report.measurement.rung)
         decision = self._decide(trial_id, report)
+        self._hold_candidates()
         self._keeper.tidy()
         return decision
 
@@ -181,9 +184,27 @@ class Driver:
             needs_flops=needs_flops,
         )
         self._failed += state is TrialState.FAILED
+        if _keeps_steps(self._ledger.trial(trial_id)):
+            self._kept.add(trial_id)
         self._live.discard(trial_id)
         self._note(trial_id)
         self._strategy.sampler.tell(self._ledger.trial(trial_id))
+
+    def _hold_candidates(self) -> None:
+        """Keeps the checkpoints that others may go on from, and drops the steps of the rest.
+
+        In generations only between them, so that it does not matter who reports first.
+        """
+        if self._generation and self._live:
+            return
+        begun = (self._ledger.trial(trial_id) for trial_id in (*self._live, *self._waiting))
+        awaited = {t.continues for t in begun if t.continues is not None and not t.measurements}
+        held = awaited | set(self._strategy.scheduler.candidates(self._field))
+        for trial_id in sorted(self._kept - held):
+            self._ledger.released(trial_id)
+            self._note(trial_id)
+        self._kept &= held
+        self._keeper.hold(held)
 
     def _note(self, trial_id: str) -> None:
         self._field.update(self._ledger.trial(trial_id))
@@ -243,6 +264,8 @@ class Driver:
             pass
 
     def _next_move(self) -> Move | None:
+        if self._strategy.watch is not None:
+            self._strategy.watch(self._field)
         return self._strategy.scheduler.next_move(self._field, self._room())
 
     def _make_move(self) -> Idle | None:
@@ -330,7 +353,7 @@ class Driver:
         return Idle.WAIT if self._live or self._waiting else Idle.FINISHED
 
     def _room(self) -> Room:
-        """What is left of the budget if every running trial spends all that it aims at.
+        """The rest of the budget if every running trial spends all that it aims at.
 
         A trial's compute never exceeds its target, so a sweep never exceeds its budget, but by
         what trials repeat after failures.
@@ -360,3 +383,7 @@ class Driver:
 def _kept_flops(trial: TrialRecord) -> float:
     """The training FLOPs of a trial that its recipe's run towards more compute need not repeat."""
     return trial.measurements[-1].trunk_flops if trial.measurements else 0.0
+
+
+def _keeps_steps(trial: TrialRecord) -> bool:
+    return trial.state is TrialState.COMPLETE and _kept_flops(trial) > 0

@@ -23,7 +23,7 @@ Place = tuple[float, float, int, str]
 
 @dataclass(frozen=True, kw_only=True)
 class Room:
-    """What is left of the budget besides what the trials that run may still spend."""
+    """The rest of the budget besides what the trials that run may still spend."""
 
     flops: float | None = None
     """Training FLOPs; None where the budget does not limit them."""
@@ -68,7 +68,7 @@ class Field:
         """Trials of each method that aim at a rung and are not infeasible."""
         self._cost: dict[int, int] = defaultdict(int)
         self._entered: dict[int, int] = defaultdict(int)
-        """Of `_cost`, that of recipes that began at the rung."""
+        """The part of `_cost` that went to recipes that began at the rung."""
         self._eval: dict[int, list[int]] = defaultdict(lambda: [0, 0])
         """Evaluation FLOPs and number of the trials that ended at a rung."""
         self._lowest_error = np.ones(len(self.levels))
@@ -130,7 +130,7 @@ class Field:
         return self._ended[rung]
 
     def ready(self, rung: int, method: str | None = None) -> Sequence[Place]:
-        """Those of them that nothing continues yet, from the best; of one method if given."""
+        """The ended trials that nothing continues yet, from the best; of one method if given."""
         return self._ready[rung, method]
 
     def late(self, rung: int) -> Sequence[Place]:
@@ -214,7 +214,7 @@ class Field:
                 _place(self._late[needed], (0.0, 0.0, trial.number, trial.trial_id), sign)
 
     def _cost_of(self, trial: TrialRecord, rung: int) -> int:
-        """What the trial has cost; what it will cost while it runs or waits to.
+        """The trial's cost so far; what it will cost while it runs or waits to.
 
         One that is infeasible costs what was executed, which may be nothing, but took a slot.
         """

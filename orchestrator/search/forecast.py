@@ -22,9 +22,10 @@ ROWS = 2000
 SHARPEST = 0.002
 """Errors are clipped so far from 0 and 1 before their logit is taken."""
 MEMORY = 0.8
-"""Share of what a trial's measurement missed its forecast by that is carried on to the next rung."""
+"""Share of what a measurement missed its forecast by that is carried on to the next rung."""
 
 LOSS_WEIGHT = 1.0
+"""Weight of the loss beside the error, both of unit spread, where the trees are split."""
 
 Floats = NDArray[np.float64]
 
@@ -82,9 +83,7 @@ class Forecast:
             random_state=seed,
         ).fit(rows, rest)
 
-    def logits(
-        self, recipes: Sequence[Mapping[str, Any]], levels: Sequence[float]
-    ) -> Floats:
+    def logits(self, recipes: Sequence[Mapping[str, Any]], levels: Sequence[float]) -> Floats:
         """Logits of the error, [trees, recipes, levels], of recipes that end at each level.
 
         `recipes` are given as the sampler's values.
@@ -101,7 +100,8 @@ class Forecast:
         narrow = rows.astype(np.float32)
         trees = [tree.tree_.predict(narrow)[:, 0, 0] for tree in self._forest.estimators_]
         shape = (len(trees), len(recipes), len(levels))
-        return (np.array(trees) * self._spread + trend).reshape(shape)
+        logits: Floats = (np.array(trees) * self._spread + trend).reshape(shape)
+        return logits
 
     def _values(self, curve: Curve) -> list[float]:
         return [column.of(curve.params) for column in self._columns]

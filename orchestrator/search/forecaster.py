@@ -16,7 +16,10 @@ FEWEST = 8
 """Trials with a point that a forecast is made of at least."""
 GROWTH = 1.15
 """A new forecast is made when there are so many times as many points."""
-WORST = 1.0
+WORST_ERROR = 1.0
+"""The error that a diverged trial counts as having at its aim."""
+WORST_LOSS = 1e3
+"""Its loss, likewise, in nats."""
 
 
 class Forecaster:
@@ -47,19 +50,27 @@ class Forecaster:
         self._made_of = points
         self.forecast = Forecast(curves, seed=self._seed)
 
-    def gains(self, recipes: Sequence[Mapping[str, Any]], *, highest: int) -> Floats:
-        """Expected hypervolume that new recipes add, by rungs up to `highest`: [recipes]."""
-        assert self.forecast is not None
-        levels = self._levels[: highest + 1]
-        return self._gain(self.forecast.logits(recipes, levels), lowest=0)
+    def gains(self, recipes: Sequence[Mapping[str, Any]]) -> Floats:
+        """Expected hypervolume that new recipes add: [recipes], in rungs times error."""
+        return self._gain(self._logits(recipes), lowest=0)
+
+    def best_ranks(self, recipes: Sequence[Mapping[str, Any]]) -> Floats:
+        """The best rank, from 0, that each recipe is expected to have at any rung: [recipes]."""
+        expected = self._logits(recipes).mean(axis=0)
+        ranks: Floats = expected.argsort(axis=0).argsort(axis=0).min(axis=1).astype(float)
+        return ranks
 
     def further_gains(self, trials: Sequence[TrialRecord], *, rung: int) -> Floats:
         """Expected hypervolume that trials add which go on from below `rung`: [trials]."""
-        assert self.forecast is not None
-        logits = self.forecast.logits([trial.params for trial in trials], self._levels)
+        logits = self._logits([trial.params for trial in trials])
         measured = logit(np.array([trial.measurements[-1].val_error for trial in trials]))
         at = [min(rung - 1, trial.measurements[-1].rung) for trial in trials]
         return self._gain(carried_on(logits, measured, at), lowest=rung)
+
+    def _logits(self, recipes: Sequence[Mapping[str, Any]]) -> Floats:
+        """Logits of the error at every rung: [trees, recipes, rungs]."""
+        assert self.forecast is not None  # asked only when it is ready
+        return self.forecast.logits(recipes, self._levels)
 
     def _gain(self, logits: Floats, *, lowest: int) -> Floats:
         errors = np.minimum.accumulate(error_of(logits[:, :, lowest:]), axis=2)
@@ -75,7 +86,7 @@ def _curve(trial: TrialRecord) -> Curve | None:
         if isfinite(m.val_error) and isfinite(m.val_loss)
     ]
     if trial.state is TrialState.DIVERGED:
-        points = [*points, (trial.recipe.target_flops, WORST, 1e3)]
+        points = [*points, (trial.recipe.target_flops, WORST_ERROR, WORST_LOSS)]
     if not points:
         return None
     return Curve(

@@ -1,6 +1,6 @@
 """Asynchronous successive halving at equal compute, in its stopping form."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from math import floor, isfinite
 
 from orchestrator.search.field import Field, Room
@@ -41,6 +41,10 @@ class Halving:
     def next_move(self, field: Field, room: Room) -> Move | None:
         """The first of the trials that another scheduler left paused, else a new recipe."""
         return Move(trial=next(iter(field.affordable(room)), None))
+
+    def candidates(self, field: Field) -> Collection[str]:
+        """None: nobody is raised."""
+        return ()
 
     def _goes_on(self, error: float, peers: Sequence[float]) -> bool:
         if not isfinite(error):

@@ -1,5 +1,7 @@
 """No race: every trial spends the compute that it aims at."""
 
+from collections.abc import Collection
+
 from orchestrator.search.field import Field, Room
 from orchestrator.search.strategy import GO_ON, Move, Standing, Verdict
 
@@ -14,3 +16,7 @@ class NoRace:
     def next_move(self, field: Field, room: Room) -> Move | None:
         """The first of the trials that another scheduler left paused, else a new recipe."""
         return Move(trial=next(iter(field.affordable(room)), None))
+
+    def candidates(self, field: Field) -> Collection[str]:
+        """None: nobody is raised."""
+        return ()

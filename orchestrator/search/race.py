@@ -1,6 +1,6 @@
 """A race over compute: every rung gets its share of the sweep, cheap ones first."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -18,6 +18,9 @@ FAMILY_PLACES = 3
 """Trials at a rung for each method that has one there."""
 CONSIDERED = 40
 """Trials at a rung, from the best, of which a forecast chooses the one to raise."""
+
+KEPT = 8
+"""Finished trials of a rung whose checkpoints are kept."""
 
 
 class Race:
@@ -52,9 +55,7 @@ class Race:
         return Verdict(decision=Decision.PAUSE)
 
     def next_move(self, field: Field, room: Room) -> Move | None:
-        """What a free worker does now; None where the budget has no room for anything wanted."""
-        if self._forecaster is not None:
-            self._forecaster.learn(field)
+        """Says what a free worker does now; None where nothing wanted has room in the budget."""
         climbs = self._climbs(field)
         if (move := self._last_climb(field, room)) is not None:
             return move
@@ -65,10 +66,20 @@ class Race:
                 return move
         for below, rung in climbs:
             raised = self._due_move(field, below, rung)
-            if raised is not None and room.holds(_train_flops(field, raised, rung)):
+            if raised is not None and _fits(field, room, raised, rung):
                 return raised
         entry = field.levels[self._lowest]
         return Move(target_flops=entry) if room.holds(entry) else None
+
+    def candidates(self, field: Field) -> Collection[str]:
+        """The best few of each rung that keep steps for their recipe's run towards more compute."""
+        return {
+            place[-1]
+            for rung in range(self._top(field))
+            for place in field.ready(rung)[:KEPT]
+            if field.trial(place[-1]).state is TrialState.COMPLETE
+            and field.kept_share(field.trial(place[-1]))
+        }
 
     def _climbs(self, field: Field) -> Sequence[tuple[int, int]]:
         """The steps from a rung to the next, from the highest."""
@@ -78,7 +89,7 @@ class Race:
         return len(field.levels) - 1 if self._highest is None else self._highest
 
     def _due_move(self, field: Field, below: int, rung: int) -> Move | None:
-        """What the rung gets next if it is due."""
+        """The rung's next trial if it is due."""
         bound = max(field.cost(lower) for lower in range(rung))
         if field.cost(rung) + field.levels[rung] - field.levels[below] > bound:
             return None  # whoever it were
@@ -88,7 +99,7 @@ class Race:
         return move
 
     def _wanted(self, field: Field, below: int, rung: int) -> Move | None:
-        """What the rung would have next: a recipe that begins there, or one from below."""
+        """The rung's next trial, due or not: a recipe that begins there, or one from below."""
         level, ready = field.levels[rung], field.ready(below)
         fresh = field.full_cost(rung)
         has_share = field.entered(rung) + fresh <= ENTRY_SHARE * (field.cost(rung) + fresh)
@@ -140,7 +151,8 @@ class Race:
         short = (room.flops is not None and room.flops < first + rest + spare) or (
             room.trials is not None and room.trials <= top - at
         )
-        return _up(leader, field.levels[at + 1]) if short and room.holds(first) else None
+        move = _up(leader, field.levels[at + 1])
+        return move if short and _fits(field, room, move, at + 1) else None
 
     def _finishing_move(self, field: Field, room: Room) -> tuple[Move | None, bool]:
         """The highest raise of a good trial that the budget holds, and whether any was wanted."""
@@ -153,14 +165,17 @@ class Race:
             if 2 * sum(place < leader for place in ended) >= len(ended):
                 continue
             wanted = True
-            trial = field.trial(leader[-1])
-            if room.holds(field.train_cost(rung, trial)):
-                return _up(trial, field.levels[rung]), wanted
+            move = _up(field.trial(leader[-1]), field.levels[rung])
+            if _fits(field, room, move, rung):
+                return move, wanted
         return None, wanted
 
 
-def _train_flops(field: Field, move: Move, rung: int) -> float:
-    return field.train_cost(rung, move.trial)
+def _fits(field: Field, room: Room, move: Move, rung: int) -> bool:
+    """Whether the budget holds the move; of a paused trial, all that it still aims at."""
+    if move.trial is not None and move.trial.state is TrialState.PAUSED:
+        return room.holds_rest_of(move.trial)
+    return room.holds(field.train_cost(rung, move.trial))
 
 
 def _up(trial: TrialRecord, level: float) -> Move:

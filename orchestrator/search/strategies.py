@@ -1,13 +1,19 @@
 """Search strategies by the names that the config gives, built in this one place."""
 
+from bisect import bisect_right
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TypeVar
 
+from optuna.samplers import RandomSampler
+
 from orchestrator.search.chance import Chance
 from orchestrator.search.config import SearchConfig
+from orchestrator.search.forecaster import Forecaster
 from orchestrator.search.halving import Halving
+from orchestrator.search.model import model
 from orchestrator.search.no_race import NoRace
 from orchestrator.search.nsga2 import nsga2
 from orchestrator.search.race import Race
@@ -15,23 +21,45 @@ from orchestrator.search.sampler import MakeDraws, StudySampler
 from orchestrator.search.strategy import Scheduler, Strategy
 from orchestrator.search.tpe import tpe
 from orchestrator.search.uniform import uniform
+from search_spaces.draws import draw
 from search_spaces.problem import Problem
 from search_spaces.ranges import Ranges
 from search_spaces.space import Space
 from trainables.errors import InputError
 
-SAMPLERS: Mapping[str, Callable[[SearchConfig], MakeDraws]] = {
-    "tpe": lambda search: tpe(startup_trials=search.startup_trials),
-    "nsga2": lambda search: nsga2(population=max(2, search.startup_trials)),
-    "random": lambda search: uniform,
+
+@dataclass(frozen=True, kw_only=True)
+class Rivals:
+    """The recipes that compete in a race, as it must know them."""
+
+    forecaster: Forecaster | None = None
+    """The forecast that it may ride on."""
+    lowest: int = 0
+    """The lowest rung that the space has recipes aim at."""
+    highest: int | None = None
+    """The highest; None for the grid's."""
+
+
+SAMPLERS: Mapping[str, Callable[[SearchConfig, Forecaster], MakeDraws]] = {
+    "tpe": lambda search, forecaster: tpe(startup_trials=search.startup_trials),
+    "nsga2": lambda search, forecaster: nsga2(population=max(2, search.startup_trials)),
+    "random": lambda search, forecaster: uniform,
+    "model": lambda search, forecaster: model(forecaster),
 }
 """The names that `search.sampler` may give."""
-SCHEDULERS: Mapping[str, Callable[[SearchConfig, float], Scheduler]] = {
-    "halving": lambda search, factor: Halving(reduction_factor=factor, min_peers=search.min_peers),
-    "race": lambda search, factor: Race(),
-    "none": lambda search, factor: NoRace(),
+SCHEDULERS: Mapping[str, Callable[[SearchConfig, float, Rivals], Scheduler]] = {
+    "halving": lambda search, factor, rivals: Halving(
+        reduction_factor=factor, min_peers=search.min_peers
+    ),
+    "race": lambda search, factor, rivals: Race(
+        forecaster=rivals.forecaster, lowest=rivals.lowest, highest=rivals.highest
+    ),
+    "none": lambda search, factor, rivals: NoRace(),
 }
 """The names that `search.scheduler` may give; built with the reduction factor."""
+_ALL = Rivals()
+_AIMS = 256
+"""Recipes drawn to find out between which rungs a space has them aim."""
 
 
 def build_strategy(
@@ -46,6 +74,9 @@ def build_strategy(
     chance: Chance,
 ) -> Strategy:
     """The strategy that the config names; raises `InputError` for a name that is not known."""
+    forecaster = Forecaster(seed=seed) if search.sampler == "model" else None
+    lowest, highest = _aims(space, ranges, problem)
+    rivals = Rivals(forecaster=forecaster, lowest=lowest, highest=highest)
     return Strategy(
         sampler=StudySampler(
             study_path=study_path,
@@ -54,25 +85,36 @@ def build_strategy(
             ranges=ranges,
             problem=problem,
             seed=seed,
-            draws=sampler_draws(search),
+            draws=sampler_draws(search, forecaster),
         ),
-        scheduler=scheduler(search),
+        scheduler=scheduler(search, rivals),
+        watch=forecaster.learn if forecaster else None,
         judges=(chance,),
         generation=search.generation,
     )
 
 
-def sampler_draws(search: SearchConfig) -> MakeDraws:
+def _aims(space: Space, ranges: Ranges, problem: Problem) -> tuple[int, int]:
+    """The lowest and the highest rung that recipes of the space aim at."""
+    draws = (draw(space, ranges, problem, RandomSampler(seed=seed)) for seed in range(_AIMS))
+    targets = {drawn.recipe.target_flops for drawn in draws}
+    rungs = [bisect_right(problem.rungs, target * (1 + 1e-9)) - 1 for target in targets]
+    return max(0, min(rungs)), max(0, max(rungs))
+
+
+def sampler_draws(search: SearchConfig, forecaster: Forecaster | None = None) -> MakeDraws:
     """Builds what `search.sampler` names; raises `InputError` for a name that is not known."""
-    return _named(SAMPLERS, search.sampler, key="search.sampler")(search)
+    return _named(SAMPLERS, search.sampler, key="search.sampler")(
+        search, forecaster or Forecaster(seed=0)
+    )
 
 
-def scheduler(search: SearchConfig) -> Scheduler:
+def scheduler(search: SearchConfig, rivals: Rivals = _ALL) -> Scheduler:
     """Builds what `search.scheduler` names; raises `InputError` for a name that is not known."""
     make = _named(SCHEDULERS, search.scheduler, key="search.scheduler")
     if search.reduction_factor is None:
         return NoRace()
-    return make(search, search.reduction_factor)
+    return make(search, search.reduction_factor, rivals)
 
 
 T = TypeVar("T")

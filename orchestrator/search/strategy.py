@@ -4,7 +4,7 @@ They are plain decision-makers that touch no process, so that a replay of record
 them as a sweep does. `strategies` builds them by the names that the config gives.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
@@ -65,7 +65,7 @@ class Standing:
 
 @dataclass(frozen=True, kw_only=True)
 class Move:
-    """What a free worker does next."""
+    """A free worker's next work."""
 
     trial: TrialRecord | None = None
     """The trial whose recipe goes on; None for a new recipe."""
@@ -85,10 +85,16 @@ class Scheduler(Judge, Protocol):
     """The judge that races trials: it may also pause them, and says who goes on, and how far."""
 
     def next_move(self, field: Field, room: Room) -> Move | None:
-        """What a free worker does now; None where nothing that is worth it has room.
+        """Says what a free worker does now; None where nothing that is worth it has room.
 
         What it does must fit into `room`. A scheduler that pauses nobody goes on with those that
         another one has left paused.
+        """
+
+    def candidates(self, field: Field) -> Collection[str]:
+        """The finished trials that may yet be raised from the steps that they have kept.
+
+        Their checkpoints are kept, so they must be few; the steps of others are dropped for good.
         """
 
 
@@ -146,6 +152,8 @@ class Strategy:
     scheduler: Scheduler
     judges: Sequence[Judge] = ()
     """They are asked before the scheduler; the first verdict but `GO_ON` stands."""
+    watch: Callable[[Field], None] | None = None
+    """Sees the field before every move; a forecast learns from it, for example."""
     generation: int | None = None
     """Trials of a generation, each of which sees whole earlier generations only; None: each sees
     all there is."""

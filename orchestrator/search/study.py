@@ -217,7 +217,7 @@ class SweepStudy:
         return trial
 
     def _attributes(self, record: TrialRecord) -> dict[str, Any]:
-        """What Optuna Dashboard shows of a trial besides its values."""
+        """The facts that Optuna Dashboard shows of a trial besides its values."""
         attributes = self._recipe_attributes(record.recipe)
         if record.continues is not None:
             attributes["continues"] = record.continues

@@ -261,6 +261,10 @@ class Ledger:
             }
         )
 
+    def released(self, trial_id: str) -> None:
+        """The steps that a finished trial kept for others are gone, for good."""
+        self._record({"event": "released", "trial_id": trial_id})
+
     def tested(self, trial_id: str, rung: int, *, test_error: float) -> None:
         """A frontier point was measured on the test split."""
         self._record(
@@ -371,6 +375,12 @@ class Ledger:
             )
         )
 
+    def _fold_released(self, event: Mapping[str, Any]) -> None:
+        trial = self._trials[event["trial_id"]]
+        *before, last = trial.measurements
+        curve = (*before, replace(last, trunk_flops=0.0))
+        self._trials[trial.trial_id] = replace(trial, measurements=curve)
+
     def _fold_tested(self, event: Mapping[str, Any]) -> None:
         trial = self._trials[event["trial_id"]]
         curve = tuple(
@@ -398,6 +408,7 @@ _FOLDS: dict[str, Callable[[Ledger, Mapping[str, Any]], None]] = {
     "resumed": Ledger._fold_resumed,
     "measured": Ledger._fold_measured,
     "finished": Ledger._fold_finished,
+    "released": Ledger._fold_released,
     "tested": Ledger._fold_tested,
 }
 

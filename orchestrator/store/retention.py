@@ -1,6 +1,7 @@
 """Which checkpoints are kept: those that the frontier and the running trials need."""
 
 import re
+from collections.abc import Collection
 
 from pyarrow import fs
 
@@ -32,6 +33,8 @@ class CheckpointKeeper:
         """Trial and rung of the frontier's points when it was last tidied."""
         self._finished = len(ledger.finished_since(0))
         """How many trials had finished then."""
+        self._held: frozenset[str] = frozenset()
+        """Finished trials whose newest checkpoint others may go on from."""
 
     def measured(self, trial_id: str, rung: int) -> None:
         """A trial has written the checkpoint of a rung."""
@@ -39,8 +42,17 @@ class CheckpointKeeper:
         self._torn.discard((trial_id, rung))
         self._untidy.add(trial_id)
 
+    def hold(self, trial_ids: Collection[str]) -> None:
+        """Keeps the newest checkpoint of these trials, finished or not, and of no others besides.
+
+        What is not held any more goes when it is tidied next.
+        """
+        held = frozenset(trial_ids)
+        self._untidy.update(self._held - held)
+        self._held = held
+
     def tidy(self) -> None:
-        """Removes what neither the frontier nor an unfinished trial needs.
+        """Removes what neither the frontier nor an unfinished trial needs, and nobody holds.
 
         A finished trial that keeps no checkpoint loses its folder too.
         """
@@ -57,7 +69,7 @@ class CheckpointKeeper:
         folder, rungs = f"{self._folder}/{trial_id}", self._present[trial_id]
         finished = self._ledger.trial(trial_id).finished
         needed = {rung for rung in rungs if (trial_id, rung) in self._frontier}
-        if not finished:
+        if not finished or trial_id in self._held:
             needed |= self._newest(trial_id)
         if finished and not needed:
             if not self._remove(folder):
