@@ -68,6 +68,7 @@ def sweep(trials: int, *, seed: int = 0) -> tuple[Rows, Rows]:
                     "nonzero_params": int(10e6 * (1 - recipe.get("pruning_ratio", 0.0)) ** 1.8),
                     "sparse_train_flops": 0.9 * curve_flops,
                     "sparse_inference_flops": None,
+                    "trunk_flops": 0.0,
                     "sweep_flops": sweep_flops,
                     "measured_at": clock,
                     "trial_state": state,
