@@ -114,7 +114,7 @@ def test_trunks_are_shared_as_the_schedule_lets() -> None:
     assert trunk_share(dense(0)) == 0.0
     assert trunk_share(stable) == 0.8
     assert trunk_share(replace(stable, schedule=Schedule.CONSTANT)) == 1.0
-    assert trunk_share(replace(stable, method="linear_probe")) == 0.0
+    assert trunk_share(replace(stable, trainable_depth=0.0)) == 0.0
 
 
 # the pool
