@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow test-shared lint graph bench bench-methods bench-search gtsrb joint lock clean
+.PHONY: demo test test-slow test-shared lint graph bench bench-methods bench-search record gtsrb joint lock clean
 
 demo: $(READY)  ## run the main job on real images, in two to three minutes
 	$(BIN)/prunetune demo
@@ -34,6 +34,9 @@ bench-methods: $(READY)  ## every way to transfer on the same axes, about half a
 
 bench-search: $(READY)  ## searches replayed over recorded curves, hours; WITH="--seeds 3 …" for some
 	$(BIN)/python -m tests.benchmarks.search.bench $(WITH)
+
+record: $(READY)  ## learning curves for bench-search, seven hours at low priority; resumes
+	$(BIN)/python -m tests.benchmarks.record $(WITH)
 
 gtsrb: $(READY)  ## the README's sweep on traffic signs, about twenty minutes
 	$(BIN)/prunetune sweep tests/benchmarks/gtsrb.yaml

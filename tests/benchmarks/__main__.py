@@ -4,7 +4,7 @@ import importlib
 import sys
 from pathlib import Path
 
-NOT_BENCHMARKS = ("__main__", "publish", "trials")
+NOT_BENCHMARKS = ("__main__", "curve_files", "publish", "record", "trials")
 
 
 def main(names: list[str]) -> None:

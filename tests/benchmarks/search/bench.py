@@ -32,7 +32,7 @@ from tests.checkout import ROOT
 SCORES = ROOT / "runs" / "bench-search" / "scores.jsonl"
 FIGURE = Path(__file__).parents[1] / "results" / "search.svg"
 BUDGET = 20.0
-"""Full-length runs that a search may spend."""
+"""Training FLOPs that a search may spend, in full-length runs; evaluation comes on top."""
 SEEDS = 20
 SLOW_SEEDS = 3
 """Seeds of the peers that take minutes a search."""
@@ -82,7 +82,7 @@ def scored(job: Job) -> Row:
     scores: Row = {}
     for cost, on in WAYS:
         scorer = Scorer(table_of(job.task), on=on, cost=cost, told_at=(*BUDGETS, *GRID))
-        score = asdict(scorer.score(events, budget=job.budget))
+        score = asdict(scorer.score(events))
         score["runs_to"] = {
             f"{share:g}": None if isinf(runs) else round(runs, 4)
             for share, runs in score["runs_to"].items()

@@ -28,7 +28,7 @@ class Job(NamedTuple):
     seed: int
     workers: int
     budget: float
-    """In full-length runs."""
+    """Training FLOPs, in full-length runs."""
 
 
 def replayed(job: Job) -> list[Event]:

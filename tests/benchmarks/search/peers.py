@@ -88,10 +88,10 @@ def peer(make: MakePeer) -> Search:
 
 
 def _replayed(setting: Setting, peer: Peer) -> list[Event]:
-    """Every measurement of the peer's trials until the budget is executed."""
+    """Every measurement of the peer's trials until the budget is spent."""
     bill, events, now, order = Bill(), list[Event](), 0.0, 0
     arrivals: list[tuple[float, int, Run]] = []
-    while bill.flops < setting.budget_flops:
+    while bill.train_flops < setting.budget_flops:
         while len(arrivals) < setting.workers and (run := peer.next_run()) is not None:
             order += 1
             heapq.heappush(arrivals, (now + SET_UP_SECONDS + run.legs[0].seconds, order, run))

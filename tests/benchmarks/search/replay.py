@@ -50,7 +50,7 @@ class Setting:
     seed: int
     workers: int
     budget_flops: float
-    """Training and evaluation FLOPs after which the replay ends."""
+    """Training FLOPs after which the search ends, as a sweep's budget counts them."""
     folder: Path
     """Where the search may keep files."""
 
@@ -137,7 +137,7 @@ class _Arrival:
 
 
 class Replay:
-    """Drives a strategy through the product's own driver until the budget is executed."""
+    """Drives a strategy through the product's own driver until the budget is spent."""
 
     def __init__(self, setting: Setting, strategy: Strategy, pool: Pool) -> None:
         table = setting.table
@@ -164,7 +164,7 @@ class Replay:
 
     def run(self) -> list[Event]:
         """Every measurement in order of its time."""
-        while self._bill.flops < self._setting.budget_flops:
+        while self._bill.train_flops < self._setting.budget_flops:
             self._fill()
             if not self._arrivals:
                 break

@@ -3,8 +3,9 @@
     python -m tests.benchmarks.search.run --tasks gtsrb,taskset --searchers before,race --seeds 5
 
 `recorded` and `taskset` stand for all tasks of their kind, `all` for every searcher. Costs are in
-full-length runs. A cost that was never reached counts as twice the budget in the (geometric) mean,
-and the number of such seeds follows it in brackets.
+full-length runs and count training and evaluation; the budget, as a sweep's, counts training. A
+cost that was never reached counts as twice the budget in the (geometric) mean, and the number of
+such seeds follows it in brackets.
 """
 
 import argparse
@@ -42,7 +43,7 @@ def scored(job: Job, *, on: HeldOut, cost: Cost) -> tuple[Score, float]:
     started = time.perf_counter()
     events = replayed(job)
     took = time.perf_counter() - started
-    return Scorer(table_of(job.task), on=on, cost=cost).score(events, budget=job.budget), took
+    return Scorer(table_of(job.task), on=on, cost=cost).score(events), took
 
 
 def _arguments() -> argparse.Namespace:
@@ -51,7 +52,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--searchers", default="all")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--budget", type=float, default=20.0, help="in full-length runs")
+    parser.add_argument(
+        "--budget", type=float, default=20.0, help="training FLOPs, in full-length runs"
+    )
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--score", default=HeldOut.B.value, choices=list(HeldOut))
     parser.add_argument("--cost", default=Cost.ALL.value, choices=list(Cost))
@@ -59,9 +62,9 @@ def _arguments() -> argparse.Namespace:
 
 
 def _table(task: str, results: dict[str, list[tuple[Score, float]]], budget: float) -> str:
-    shown = [b for b in BUDGETS if b <= budget]
+    shown = [cost for cost in BUDGETS if cost <= budget]
     head = ["searcher", *(f"to {s:.0%}" for s in SHARES), *(f"@{b:g}" for b in shown)]
-    head += ["end", "top3rd", "regret", "recipes", "measured at each rung", "sim s", "s"]
+    head += ["end", "cost", "top3rd", "regret", "recipes", "measured at each rung", "sim s", "s"]
     rows = [head]
     for searcher, scores in results.items():
         took = fmean(seconds for _, seconds in scores)
@@ -79,8 +82,9 @@ def _cells(scores: Sequence[Score], budgets: Iterable[float], budget: float) -> 
         missed = sum(map(isinf, costs))
         cells.append(f"{mean_cost(costs, budget=budget):.2f}" + (f" ({missed})" if missed else ""))
     cells += [f"{fmean(score.share_at[cost] for score in scores):.3f}" for cost in budgets]
-    cells += [f"{fmean(getattr(s, name) for s in scores):.3f}" for name in ("end", "top_third")]
-    cells += [f"{fmean(score.regret for score in scores):.3f}"]
+    cells += [f"{fmean(score.end for score in scores):.3f}"]
+    cells += [f"{fmean(score.cost for score in scores):.1f}"]
+    cells += [f"{fmean(getattr(s, name) for s in scores):.3f}" for name in ("top_third", "regret")]
     cells += [f"{fmean(score.recipes for score in scores):.0f}"]
     measured = zip(*(score.measured for score in scores), strict=True)
     cells += [" ".join(f"{fmean(at):.0f}" for at in measured)]

@@ -58,6 +58,8 @@ class Score:
     """The most that the reported error lies above best-known at any rung, at the end."""
     end: float
     """Share at the end."""
+    cost: float
+    """Cost at the end: the budget, with the evaluation that came with it."""
     measured: tuple[int, ...]
     """Measurements at each rung."""
     recipes: int
@@ -85,8 +87,8 @@ class Scorer:
         self.best = self._oracle()
         """Best-known error of every rung."""
 
-    def score(self, events: Sequence[Event], *, budget: float) -> Score:
-        """The score of a search that was given `budget` full-length runs."""
+    def score(self, events: Sequence[Event]) -> Score:
+        """The score of a search."""
         costs, frontiers = self.steps(events)
         gains = self._gains(frontiers)
         shares = gains.mean(axis=1) / self._gains(self.best).mean()
@@ -94,11 +96,12 @@ class Scorer:
         top = slice(rungs - max(1, round(rungs / 3)), rungs)
         top_best = self._gains(self.best)[top].mean()
         return Score(
-            runs_to={share: _first(costs, shares, share, budget) for share in SHARES},
-            share_at={cost: _held(costs, shares, cost) for cost in self._told_at if cost <= budget},
+            runs_to={share: _first(costs, shares, share) for share in SHARES},
+            share_at={cost: _held(costs, shares, cost) for cost in self._told_at},
             top_third=float(gains[-1, top].mean() / top_best) if len(costs) else 0.0,
             regret=float((frontiers[-1] - self.best).max()) if len(costs) else inf,
-            end=_held(costs, shares, budget),
+            end=float(shares[-1]) if len(costs) else 0.0,
+            cost=float(costs[-1]) if len(costs) else 0.0,
             measured=tuple(sum(event.rung == rung for event in events) for rung in range(rungs)),
             recipes=len({event.number for event in events}),
             seconds=events[-1].seconds if events else 0.0,
@@ -151,7 +154,7 @@ class Scorer:
 
 
 def mean_cost(costs: Sequence[float], *, budget: float) -> float:
-    """The geometric mean of costs; one that is infinite counts as twice the budget."""
+    """The geometric mean of costs; none counts as more than twice the budget."""
     return float(10 ** np.mean([log10(min(cost, 2 * budget)) for cost in costs]))
 
 
@@ -166,9 +169,9 @@ def _prefix_best(seen: Any, reported: Any) -> Any:
     return frontier
 
 
-def _first(costs: Any, shares: Any, share: float, budget: float) -> float:
-    """The cost at which the share is first reached, within the budget."""
-    reached = np.flatnonzero((shares >= share) & (costs <= budget))
+def _first(costs: Any, shares: Any, share: float) -> float:
+    """The cost at which the share is first reached."""
+    reached = np.flatnonzero(shares >= share)
     return float(costs[reached[0]]) if len(reached) else inf
 
 

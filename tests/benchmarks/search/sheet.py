@@ -75,7 +75,10 @@ class Sheet:
         for searcher in self.searchers:
             yield {
                 **self._head(searcher),
-                **{name: self._mean(searcher, name) for name in ("top_third", "regret", "end")},
+                **{
+                    name: self._mean(searcher, name)
+                    for name in ("end", "cost", "top_third", "regret")
+                },
                 **self._shares_at(searcher),
             }
 
@@ -99,13 +102,14 @@ class Sheet:
         return along
 
     def costs(self, share: float) -> Any:
-        """Costs to a share [tasks, searchers, seeds]; twice the budget where never reached."""
+        """Costs to a share [tasks, searchers, seeds]; twice the budget at most, and where never reached."""
         seeds = 1 + max(replay.seed for replay in self.replays)
         costs = np.full((len(self.tasks), len(self.searchers), seeds), np.nan)
         for replay in self.replays:
             runs = replay.score["runs_to"][f"{share:g}"]
             at = self.tasks.index(replay.task), self.searchers.index(replay.searcher), replay.seed
-            costs[at] = 2 * replay.budget if runs is None else runs
+            never = 2 * replay.budget
+            costs[at] = never if runs is None else min(runs, never)
         return costs
 
     def _head(self, searcher: str) -> Line:

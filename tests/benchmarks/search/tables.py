@@ -1,16 +1,14 @@
 """Tables of recorded curves, from which a replay answers what a trial would have measured."""
 
 import json
-import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import isfinite, log
-from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, IntDistribution, json_to_distribution
 from optuna.samplers import RandomSampler
 
 from search_spaces.draws import draw
@@ -19,19 +17,10 @@ from search_spaces.problem import Problem
 from search_spaces.ranges import Ranges
 from search_spaces.recipe import Optimizer, Recipe, Schedule
 from search_spaces.space import Space, Trial
-from tests.checkout import ROOT, SHARED
+from tests.benchmarks.curve_files import RANGES, TABLES, Recorded, recorded_curves
+from tests.checkout import SHARED
 from trainables.measurement import Measurement, Outcome
 
-CURVES = Path(__file__).parents[1] / "curves"
-"""The packed tables."""
-FRESH = "RECORDED_CURVES"
-"""Environment variable: the folder of curves that are not packed yet, one JSONL file a task."""
-METHODS = (
-    *("filter_pruning", "full", "last_stages", "linear_probe"),
-    *("lora", "magnitude", "norm_and_head"),
-)
-"""The methods of recorded recipes."""
-RECORDED_RANGES: Ranges = {"method": list(METHODS)}
 DECAY_BEGINS = 0.8
 """Share of a warm-up-stable-decay schedule that runs towards more compute share."""
 
@@ -107,8 +96,7 @@ class CurveTable:
 
     def rung(self, recipe: Recipe) -> int:
         """The rung that the recipe aims at."""
-        at = [r for r, level in enumerate(self.levels) if level <= recipe.target_flops * (1 + 1e-9)]
-        return at[-1]
+        return _rung(self.levels, recipe.target_flops)
 
     def curve(self, number: int, rung: int, seed: int) -> Curve:
         """The curve of a recipe towards a rung; `seed` picks one of the recorded seeds."""
@@ -137,7 +125,7 @@ class CurveTable:
 
 def recorded_tasks() -> tuple[str, ...]:
     """The tasks whose curves this product recorded itself."""
-    return tuple(json.loads((CURVES / "tasks.json").read_text(encoding="utf-8")))
+    return tuple(json.loads((TABLES / "tasks.json").read_text(encoding="utf-8")))
 
 
 def taskset_tasks() -> tuple[str, ...]:
@@ -157,29 +145,24 @@ def recorded(task: str) -> CurveTable:
 
     A recipe counts once all its targets are recorded with a seed.
     """
-    facts = json.loads((CURVES / "tasks.json").read_text(encoding="utf-8"))[task]
-    images, most_common = facts.pop("images"), facts.pop("most_common")
-    levels = tuple(facts.pop("levels"))
-    problem = Problem(rungs=levels, **facts)
+    facts = json.loads((TABLES / "tasks.json").read_text(encoding="utf-8"))[task]
+    problem = Problem(**facts["problem"])
+    images, most_common = facts["images"], facts["most_common"]
     found: dict[tuple[int, int], dict[int, Curve]] = {}
-    recipes: dict[int, Recipe] = {}
-    for line in curve_lines(task):
-        recipe = Recipe.from_dict(line["recipe"])
-        rung = min(range(len(levels)), key=lambda r: abs(levels[r] - recipe.target_flops))
-        recipes[line["number"]] = replace(recipe, target_flops=levels[-1])
-        curves = found.setdefault((line["number"], line["seed"]), {})
-        curves[rung] = _curve(recipe, line["curve"])
-    whole = {key: curves for key, curves in found.items() if len(curves) == len(levels)}
+    entries: dict[int, Entry] = {}
+    for line in recorded_curves(task):
+        recipe = Recipe.from_dict(line.recipe)
+        rung = _rung(problem.rungs, recipe.target_flops)
+        found.setdefault((line.number, line.seed), {})[rung] = _curve(recipe, line.points)
+        if line.number not in entries:
+            entries[line.number] = _entry(line, recipe, problem)
+    whole = {key: curves for key, curves in found.items() if len(curves) == len(problem.rungs)}
     return CurveTable(
         task=task,
         space=joint,
-        ranges=RECORDED_RANGES,
+        ranges=RANGES,
         problem=problem,
-        entries=tuple(
-            _drawn_entry(number, recipes[number], problem)
-            for number, seed in sorted(whole)
-            if seed == 0
-        ),
+        entries=tuple(entries[number] for number, seed in sorted(whole) if seed == 0),
         curves={
             (number, rung, seed): curve
             for (number, seed), curves in whole.items()
@@ -189,14 +172,6 @@ def recorded(task: str) -> CurveTable:
         images=images,
         most_common=most_common,
     )
-
-
-def curve_lines(task: str) -> Iterator[dict[str, Any]]:
-    """Every recorded curve of the task, packed or fresh."""
-    fresh = Path(os.environ.get(FRESH, ROOT / "runs" / "recorded")) / f"{task}.jsonl"
-    if fresh.exists():
-        whole = fresh.read_text(encoding="utf-8").split("\n")[:-1]  # a kill tears the last one
-        yield from map(json.loads, whole)
 
 
 def taskset(task: str) -> CurveTable:
@@ -256,8 +231,12 @@ def taskset_space(trial: Trial, problem: Problem) -> Recipe:
 
 
 def trunk_share(recipe: Recipe) -> float:
-    """The share of the recipe's compute that a run of it towards more compute has in common."""
-    if recipe.method == "linear_probe":
+    """The share of the recipe's compute that a run of it towards more compute has in common.
+
+    This is the rule for curves that were recorded before trials told it themselves. Where the head
+    alone is trained, it counts as none: the passes over the stored features may depend on the aim.
+    """
+    if recipe.trainable_depth == 0:
         return 0.0
     if recipe.settings.get("sparsification") == "gradual":
         return 0.0
@@ -269,23 +248,27 @@ def _aimless_id(recipe: Recipe) -> str:
     return replace(recipe, target_flops=1.0).recipe_id
 
 
-def _drawn_entry(number: int, recipe: Recipe, problem: Problem) -> Entry:
-    """The entry of a recipe that was drawn at random with its number as the seed."""
-    drawn = draw(joint, RECORDED_RANGES, problem, RandomSampler(seed=number))
-    if _aimless_id(drawn.recipe) != _aimless_id(recipe):
-        raise ValueError(
-            f"Recipe {number} was recorded from another search space; record the curves anew."
-        )
+def _rung(levels: Sequence[float], flops: float) -> int:
+    """The highest rung whose level the FLOPs reach."""
+    return max(rung for rung, level in enumerate(levels) if level <= flops * (1 + 1e-9))
+
+
+def _entry(line: Recorded, recipe: Recipe, problem: Problem) -> Entry:
+    top = len(problem.rungs) - 1
+    distributions = {name: json_to_distribution(text) for name, text in line.distributions.items()}
     return Entry(
-        number=number, recipe=recipe, params=drawn.params, distributions=drawn.distributions
+        number=line.number,
+        recipe=replace(recipe, target_flops=problem.rungs[top]),
+        params={**line.params, "target_rung": top},
+        distributions={**distributions, "target_rung": IntDistribution(0, top)},
     )
 
 
-def _curve(recipe: Recipe, lines: list[dict[str, Any]]) -> Curve:
-    points = [_point(line) for line in lines if "val_error" in line]
+def _curve(recipe: Recipe, lines: Sequence[Mapping[str, Any]]) -> Curve:
+    points = [_point(line) for line in lines if "rung" in line]
     end = lines[-1]
     outcome = Outcome(end["outcome"])
-    if outcome is Outcome.COMPLETE:
+    if outcome is Outcome.COMPLETE and "trunk_flops" not in end:
         points[-1] = _with_trunk(points[-1], trunk_share(recipe))
     return Curve(
         points=tuple(points),
