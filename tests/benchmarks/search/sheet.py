@@ -102,7 +102,7 @@ class Sheet:
         return along
 
     def costs(self, share: float) -> Any:
-        """Costs to a share [tasks, searchers, seeds]; twice the budget at most, and where never reached."""
+        """Costs to a share [tasks, searchers, seeds]; at most, or if never, twice the budget."""
         seeds = 1 + max(replay.seed for replay in self.replays)
         costs = np.full((len(self.tasks), len(self.searchers), seeds), np.nan)
         for replay in self.replays:
