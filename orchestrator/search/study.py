@@ -162,7 +162,8 @@ class SweepStudy:
             storage.set_trial_state_values(trial_id, verdict.state, verdict.values)
 
     def _verdict(self, record: TrialRecord) -> "_Verdict":
-        return _Verdict.of(record, best=self._contributions.best(record.measurements))
+        # by the curve alone: who finishes first must not matter, or generations would not repeat
+        return _Verdict.of(record, best=Contributions().best(record.measurements))
 
     def _verdicts(self, records: Sequence[TrialRecord]) -> list["_Verdict"]:
         """The verdict on each record, as it was when the trials before it had finished.
