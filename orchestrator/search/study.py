@@ -28,9 +28,9 @@ _log = logging.getLogger(__name__)
 
 OBJECTIVES = ("validation error", "log10 training FLOPs")
 """The names of the study's objectives, both to be minimised."""
-_CONSTRAINTS = "constraints"
+CONSTRAINTS = "constraints"
 """Where a trial's constraints lie that Optuna and Optuna Dashboard both read, as a list."""
-_VIOLATED = [1.0]
+VIOLATED = [1.0]
 """The constraints of a recipe that cannot be realised; whatever is positive is violated."""
 _WRITTEN_TOGETHER = 500
 """Trials of a study built anew that are written in one piece."""
@@ -158,7 +158,7 @@ class SweepStudy:
                 if trial.user_attrs.get(name) != value:
                     storage.set_trial_user_attr(trial_id, name, value)
             if verdict.constraints:
-                storage.set_trial_system_attr(trial_id, _CONSTRAINTS, list(verdict.constraints))
+                storage.set_trial_system_attr(trial_id, CONSTRAINTS, list(verdict.constraints))
             storage.set_trial_state_values(trial_id, verdict.state, verdict.values)
 
     def _verdict(self, record: TrialRecord) -> "_Verdict":
@@ -195,7 +195,7 @@ class SweepStudy:
         if trial.state is StudyState.RUNNING:
             return True
         told = None if verdict.values is None else list(verdict.values)
-        constraints = trial.system_attrs.get(_CONSTRAINTS, [])
+        constraints = trial.system_attrs.get(CONSTRAINTS, [])
         return (trial.state, trial.values, constraints) == (
             verdict.state,
             told,
@@ -209,7 +209,7 @@ class SweepStudy:
             values=verdict.values,
             params=dict(record.params),
             distributions={n: _distribution(text) for n, text in record.distributions.items()},
-            system_attrs={_CONSTRAINTS: list(verdict.constraints)} if verdict.constraints else {},
+            system_attrs={CONSTRAINTS: list(verdict.constraints)} if verdict.constraints else {},
             user_attrs=self._attributes(record),
         )
         trial.datetime_start = datetime.fromtimestamp(record.suggested_at, UTC)
@@ -260,7 +260,7 @@ class _Verdict:
             case TrialState.FAILED:
                 return cls(state=StudyState.FAIL)
             case TrialState.INFEASIBLE:
-                return cls(state=StudyState.COMPLETE, values=penalty, constraints=_VIOLATED)
+                return cls(state=StudyState.COMPLETE, values=penalty, constraints=VIOLATED)
             case TrialState.DIVERGED:
                 return cls(state=StudyState.COMPLETE, values=penalty)
             case TrialState.COMPLETE | TrialState.HALVED:
