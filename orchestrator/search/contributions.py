@@ -37,7 +37,7 @@ class Contributions:
             self._insert(error, flops)
 
     def best(self, curve: Iterable[Measurement]) -> Point | None:
-        """The point of the curve that adds most to the frontier's area.
+        """Returns the point of the curve that adds most to the frontier's area.
 
         The area lies over log10 training FLOPs × error, from a point's compute to a decade beyond
         the highest, and below the worst error. Where no point adds any, it is the one whose error
@@ -72,7 +72,7 @@ class Contributions:
 
 
 def _points(curve: Iterable[Measurement]) -> list[Point]:
-    """The curve's points that have a place on a frontier."""
+    """Returns the curve's points that may lie on a frontier."""
     return [
         (m.val_error, log10(m.train_flops))
         for m in curve

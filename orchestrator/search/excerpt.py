@@ -19,7 +19,7 @@ _BEST_SHARE = 8
 
 
 def excerpt(trials: Sequence[FrozenTrial], *, longest: int = LONGEST) -> Sequence[FrozenTrial]:
-    """The trials if they are few; else the best, the newest, and an even sample of the others.
+    """Returns the trials if they are few, else the best, the newest and an even sample of the rest.
 
     The best are those of the first non-dominated fronts, the last of them thinned by crowding
     distance. Failed trials are left out first, because no sampler learns from them; infeasible and
@@ -39,7 +39,7 @@ def excerpt(trials: Sequence[FrozenTrial], *, longest: int = LONGEST) -> Sequenc
 
 
 def best(trials: Iterable[FrozenTrial], count: int) -> list[FrozenTrial]:
-    """The best of the complete and feasible trials, front after front, all objectives minimised."""
+    """Returns the best of the complete and feasible trials, front after front."""
     feasible = [t for t in trials if t.state is StudyState.COMPLETE and _is_feasible(t)]
     if not feasible:
         return []
@@ -56,7 +56,7 @@ def best(trials: Iterable[FrozenTrial], count: int) -> list[FrozenTrial]:
 
 
 def study_of(trials: Sequence[FrozenTrial], directions: Sequence[StudyDirection]) -> optuna.Study:
-    """A throw-away study that consists of the trials as they are."""
+    """Makes a throw-away study that consists of the trials as they are."""
     return optuna.create_study(
         storage=_Shown(trials), directions=directions, sampler=RandomSampler()
     )
@@ -86,7 +86,7 @@ def _is_feasible(trial: FrozenTrial) -> bool:
 
 
 def _spread(front: NDArray[np.intp], values: NDArray[np.float64], count: int) -> list[int]:
-    """At most `count` of the front, which is in order: its ends and its least crowded points."""
+    """Returns at most `count` of a front in order: its ends and its least crowded points."""
     if len(front) <= count:
         return [int(i) for i in front]
     extent = np.maximum(np.ptp(values, axis=0), np.finfo(np.float64).tiny)

@@ -64,7 +64,7 @@ class _GPDraws(HistoryDraws):
         return self._random.sample_independent(self.history, self.newcomer, name, distribution)
 
     def _draw(self, seed: int) -> dict[str, Any]:
-        """The values of the parameters that are modelled."""
+        """Draws the values of the parameters that are modelled."""
         sampler = _GP(seed=seed, n_startup_trials=2)  # fewer, where all the others run
         space = sampler.infer_relative_search_space(self.history, self.newcomer)
         return sampler.sample_relative(self.history, self.newcomer, space)
@@ -89,14 +89,14 @@ class _GP(GPSampler):
 
 
 def _comparable(trials: Sequence[FrozenTrial]) -> Sequence[FrozenTrial]:
-    """The trials, all with a constraint if one has, because Optuna then models it for all."""
+    """Gives every trial a constraint if one has any, because Optuna then models that of all."""
     if not any(trial.constraints for trial in trials):
         return trials
     return [trial if trial.constraints else _feasible(trial) for trial in trials]
 
 
 def _feasible(trial: FrozenTrial) -> FrozenTrial:
-    """The trial with a constraint that it meets as clearly as infeasible ones violate it."""
+    """Gives a trial a constraint that it meets as clearly as infeasible ones violate it."""
     feasible = copy(trial)
     feasible.system_attrs = {
         **trial.system_attrs,

@@ -30,7 +30,7 @@ class HistoryDraws(BaseSampler):
 
     @abstractmethod
     def sampled(self, name: str, distribution: BaseDistribution) -> Any:
-        """A value of the parameter; a choice may be one that only the history has."""
+        """Draws a value of the parameter; a choice may be one that only the history has."""
 
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
@@ -54,7 +54,7 @@ class HistoryDraws(BaseSampler):
         return self.sampled(param_name, param_distribution)
 
     def _choice(self, name: str, distribution: CategoricalDistribution) -> Any:
-        """One of the choices offered; the sampler is asked with those of the history besides."""
+        """Draws one of the choices offered; the sampler is asked with the history's choices too."""
         gone = {
             trial.params[name]: None
             for trial in self._trials
@@ -67,7 +67,7 @@ class HistoryDraws(BaseSampler):
 
 
 def offers(distribution: BaseDistribution, value: Any) -> bool:
-    """Whether the parameter may have the value."""
+    """Tells whether the parameter may have the value."""
     if isinstance(distribution, CategoricalDistribution):
         return value in distribution.choices
     return distribution._contains(distribution.to_internal_repr(value))

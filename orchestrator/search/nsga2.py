@@ -47,7 +47,7 @@ class _NSGA2Draws(HistoryDraws):
         return self._sampler.sample_independent(self.history, self.newcomer, name, distribution)
 
     def _breed(self, generations: Sequence[Sequence[FrozenTrial]]) -> dict[str, Any]:
-        """The values that the parents hand down; none in the first generation."""
+        """Draws the values that the parents hand down; none in the first generation."""
         numbered = [
             _of_generation(number, trial)
             for number, generation in enumerate(generations)
@@ -66,7 +66,7 @@ _GENERATION = NSGAIISampler._get_generation_key()
 def _generations(
     complete: Sequence[FrozenTrial], *, population: int
 ) -> Sequence[Sequence[FrozenTrial]]:
-    """The generations of the trials, the last of them unfinished or empty.
+    """Splits the trials into generations, the last of them unfinished or empty.
 
     Of a long history the best trials of early generations stand for all of them.
     """
@@ -83,7 +83,7 @@ def _generations(
 
 
 def _of_generation(number: int, trial: FrozenTrial) -> FrozenTrial:
-    """The trial with the number of its generation."""
+    """Returns the trial with the number of its generation."""
     numbered = copy(trial)
     numbered.system_attrs = {**trial.system_attrs, _GENERATION: number}
     return numbered

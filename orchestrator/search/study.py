@@ -62,11 +62,11 @@ class SweepStudy:
         self._open(*(journal or journal_at(path)))
 
     def __len__(self) -> int:
-        """Trials it holds, which is the number of the next one."""
+        """Returns how many trials it holds, which is the number of the next one."""
         return self._count
 
     def handle(self) -> optuna.Study:
-        """A handle to read it by; always a new one, because Optuna's caches what it has read."""
+        """Makes a handle to read it by, always anew, because Optuna's caches what it has read."""
         return optuna.load_study(
             study_name=self._sweep_id, storage=self._storage, sampler=RandomSampler()
         )
@@ -145,7 +145,7 @@ class SweepStudy:
             self._count += len(piece)
 
     def _finish(self, record: TrialRecord, verdict: "_Verdict") -> None:
-        """Finishes a trial that the study holds; does nothing where it, or the record, is not."""
+        """Finishes a trial that the study holds, if it still runs there and the record is finished."""
         if not record.finished:
             return
         storage = self._storage
@@ -166,7 +166,7 @@ class SweepStudy:
         return _Verdict.of(record, best=Contributions().best(record.measurements))
 
     def _verdicts(self, records: Sequence[TrialRecord]) -> list["_Verdict"]:
-        """The verdict on each record, as it was when the trials before it had finished.
+        """Gives the verdict on each record, as it was when the trials before it had finished.
 
         Afterwards the frontier is that of all records that have.
         """
@@ -179,7 +179,7 @@ class SweepStudy:
         return [verdicts[record.number] for record in records]
 
     def _agrees(self, records: Sequence[TrialRecord], verdicts: Sequence["_Verdict"]) -> bool:
-        """Whether the study's trials are the ledger's first ones, finished or not yet."""
+        """Tells whether the study's trials are the ledger's first ones, finished or not yet."""
         trials = self._study.get_trials(deepcopy=False)
         return len(trials) <= len(records) and all(
             self._agree(trial, record, verdict)
@@ -187,7 +187,7 @@ class SweepStudy:
         )
 
     def _agree(self, trial: FrozenTrial, record: TrialRecord, verdict: "_Verdict") -> bool:
-        """Whether the study's trial is the ledger's, with the same result or none yet."""
+        """Tells whether the study's trial is the ledger's, with the same result or none yet."""
         if trial.params != record.params:
             return False
         if trial.user_attrs.get("recipe_id") != record.recipe.recipe_id:
@@ -203,7 +203,7 @@ class SweepStudy:
         ) and trial.user_attrs == self._attributes(record)
 
     def _frozen(self, record: TrialRecord, verdict: "_Verdict") -> FrozenTrial:
-        """The trial as it enters the study with its verdict."""
+        """Makes the trial as it enters the study with its verdict."""
         trial = create_trial(
             state=verdict.state,
             values=verdict.values,
@@ -236,7 +236,7 @@ class SweepStudy:
         return attributes
 
     def _recipe_attributes(self, recipe: Recipe) -> dict[str, Any]:
-        """The part of them that is known when a trial begins."""
+        """Tells the part of it that is known when a trial begins."""
         return {"recipe_id": recipe.recipe_id, "method": recipe.method, "sweep": self._sweep_id}
 
 
@@ -252,7 +252,7 @@ class _Verdict:
 
     @classmethod
     def of(cls, record: TrialRecord, *, best: Point | None) -> "_Verdict":
-        """The best contribution of the trial's curve, or a penalty at the compute it aimed at."""
+        """Takes the curve's best contribution, or a penalty at the compute it aimed at."""
         penalty = (WORST_ERROR, log10(record.recipe.target_flops))
         match record.state:
             case TrialState.RUNNING | TrialState.PAUSED:

@@ -48,13 +48,13 @@ class StudyFile(JournalFileBackend):
 
 
 def journal_at(path: Path) -> tuple[StudyFile, JournalStorage]:
-    """The journal at `path`, and it as Optuna replays it; new where there is none."""
+    """Opens the journal at `path`, new where there is none, and replays it."""
     file = StudyFile(path)
     return file, JournalStorage(file)
 
 
 def intact_journal(path: Path) -> tuple[StudyFile, JournalStorage] | None:
-    """The journal at `path`, or `None` where it is damaged.
+    """Opens the journal at `path`; returns `None` where it is damaged.
 
     A driver killed while it writes leaves half a last line. Optuna reads past it, glues the next
     line to it, and then reads nothing any more: so every line must be whole and JSON.

@@ -32,7 +32,7 @@ class Journal:
         filesystem.create_dir(folder, recursive=True)
 
     def events(self) -> Iterator[Event]:
-        """All events in order. A last line torn by a killed writer was never acted on: skipped."""
+        """Reads all events in order, but a last line torn by a killed writer: nobody acted on it."""
         for path in self._segments():
             with self._filesystem.open_input_stream(path) as stream:
                 for line in io.BufferedReader(stream):
@@ -91,7 +91,7 @@ def _local_path(filesystem: fs.FileSystem, path: str) -> Path | None:
 
 
 def _write_synced(file: BinaryIO, line: bytes) -> None:
-    """Unbuffered, so that nothing of a line that failed is written by a later flush."""
+    """Writes unbuffered, so that nothing of a line that failed is written by a later flush."""
     while line:
         line = line[file.write(line) :]
     os.fsync(file.fileno())

@@ -120,7 +120,7 @@ class Ledger:
 
     @property
     def sweep_id(self) -> str | None:
-        """None before the sweep was first opened."""
+        """Names the sweep; None before it was first opened."""
         return self._sweep_id
 
     @property
@@ -130,58 +130,58 @@ class Ledger:
 
     @property
     def sweep_flops(self) -> float:
-        """Training FLOPs executed by all trials, stopped, failed and repeated ones included."""
+        """Sums the training FLOPs that all trials executed, stopped, failed and repeated included."""
         return self._sweep_flops
 
     @property
     def frontier(self) -> Frontier:
-        """The non-dominated measurements so far."""
+        """Holds the non-dominated measurements so far."""
         return self._frontier
 
     @property
     def elapsed_seconds(self) -> float:
-        """Wall time of the sweep over all its drivers, up to the last event."""
+        """Sums the wall time of all the sweep's drivers, up to the last event."""
         return self._elapsed_before + self._session[1] - self._session[0]
 
     def trials(self) -> tuple[TrialRecord, ...]:
-        """All trials in order of suggestion."""
+        """Returns all trials in order of suggestion."""
         with self._lock:
             return tuple(self._trials.values())
 
     def __len__(self) -> int:
-        """How many trials there are, which is the number of the next one."""
+        """Returns how many trials there are, which is the number of the next one."""
         return len(self._trials)
 
     def trial(self, trial_id: str) -> TrialRecord:
         return self._trials[trial_id]
 
     def unfinished(self) -> tuple[TrialRecord, ...]:
-        """The trials that run or are paused, in order of suggestion."""
+        """Returns the trials that run or are paused, in order of suggestion."""
         with self._lock:
             trials = [self._trials[trial_id] for trial_id in self._unfinished]
         return tuple(sorted(trials, key=lambda trial: trial.number))
 
     def finished_since(self, count: int) -> tuple[TrialRecord, ...]:
-        """The trials that finished after the first `count` that did, in that order."""
+        """Returns the trials that finished after the first `count` that did, in that order."""
         with self._lock:
             return tuple(self._trials[trial_id] for trial_id in self._finished[count:])
 
     def states(self) -> Mapping[TrialState, int]:
-        """How many trials stand where; a state that no trial has counts 0."""
+        """Counts the trials by state; a state that no trial has counts 0."""
         with self._lock:
             return Counter(self._states)
 
     def errors_at(self, rung: int) -> Mapping[str, float]:
-        """Validation error by trial id of all trials measured at `rung`."""
+        """Returns the validation error by trial id of all trials measured at `rung`."""
         return self._errors_at.get(rung, {})
 
     def trials_and_frontier(self) -> tuple[tuple[TrialRecord, ...], Frontier]:
-        """Both as of one moment."""
+        """Returns all trials and the frontier as of one moment."""
         with self._lock:
             return tuple(self._trials.values()), self._frontier
 
     def readings(self) -> tuple[tuple[TrialRecord, Measurement, Reading], ...]:
-        """Every measurement with its trial and the driver's reading of it."""
+        """Returns every measurement with its trial and the driver's reading of it."""
         with self._lock:
             return tuple(
                 (trial, measurement, self._readings[trial.trial_id, measurement.rung])
@@ -347,8 +347,8 @@ class Ledger:
             self._frontier = self._frontier.merge([_point(trial, measurement)])
 
     def _is_beaten(self, measurement: Measurement) -> bool:
-        """Whether a point of the frontier costs less and errs no more, or costs as much and errs
-        less."""
+        """Tells whether a point of the frontier is better in compute or error and no worse in the
+        other."""
         best = self._frontier.best_under(measurement.train_flops)
         if best is None:
             return False

@@ -23,7 +23,7 @@ class CheckpointKeeper:
         self._ledger = ledger
         self._filesystem, self._folder = fs.FileSystem.from_uri(trials_uri)
         self._present: dict[str, set[int]] = {}
-        """Rungs by trial id, for every trial that has a folder."""
+        """Rungs by trial id, of every trial that has a folder."""
         self._torn: set[tuple[str, int]] = set()
         """The rungs whose writer died half-way: nobody reads them."""
         self._list()
@@ -65,7 +65,7 @@ class CheckpointKeeper:
         self._untidy = {t for t in self._untidy if t in self._present and not self._is_tidied(t)}
 
     def _is_tidied(self, trial_id: str) -> bool:
-        """Removes what of a trial's is needed no more; tells whether all of it is gone."""
+        """Removes the checkpoints of a trial that nobody needs; tells whether all are gone."""
         folder, rungs = f"{self._folder}/{trial_id}", self._present[trial_id]
         finished = self._ledger.trial(trial_id).finished
         needed = {rung for rung in rungs if (trial_id, rung) in self._frontier}
@@ -80,12 +80,12 @@ class CheckpointKeeper:
         return rungs <= needed
 
     def _newest(self, trial_id: str) -> set[int]:
-        """The rung to go on from, even one that was not yet reported when the driver died."""
+        """Returns the rung to go on from, even if it was not yet reported when the driver died."""
         whole = {rung for rung in self._present[trial_id] if (trial_id, rung) not in self._torn}
         return {max(whole)} if whole else set()
 
     def _remove(self, folder: str) -> bool:
-        """Whether the folder is gone now."""
+        """Removes a folder; tells whether it is gone now."""
         try:
             if self._filesystem.get_file_info(folder).type is not fs.FileType.NotFound:
                 self._filesystem.delete_dir(folder)
