@@ -145,7 +145,7 @@ class SweepStudy:
             self._count += len(piece)
 
     def _finish(self, record: TrialRecord, verdict: "_Verdict") -> None:
-        """Finishes a trial that the study holds, if it still runs there and the record is finished."""
+        """Finishes a trial that the study holds, if it runs there and the record is finished."""
         if not record.finished:
             return
         storage = self._storage

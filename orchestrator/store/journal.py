@@ -32,7 +32,7 @@ class Journal:
         filesystem.create_dir(folder, recursive=True)
 
     def events(self) -> Iterator[Event]:
-        """Reads all events in order, but a last line torn by a killed writer: nobody acted on it."""
+        """Reads all events in order. A last line that a killed writer tore is left out."""
         for path in self._segments():
             with self._filesystem.open_input_stream(path) as stream:
                 for line in io.BufferedReader(stream):
