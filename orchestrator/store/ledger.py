@@ -130,7 +130,7 @@ class Ledger:
 
     @property
     def sweep_flops(self) -> float:
-        """Sums the training FLOPs that all trials executed, also stopped, failed and repeated ones."""
+        """Sums the training FLOPs that all trials executed, stopped and failed ones included."""
         return self._sweep_flops
 
     @property
