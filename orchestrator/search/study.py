@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
-from math import inf, isfinite, log10
+from math import isfinite, log10
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from optuna.storages import JournalStorage
 from optuna.trial import FrozenTrial, create_trial
 from optuna.trial import TrialState as StudyState
 
-from orchestrator.search.contributions import WORST_ERROR, Contributions, Point
+from orchestrator.search.contribution import WORST_ERROR, Point, contribution
 from orchestrator.search.study_file import StudyFile, intact_journal, journal_at
 from orchestrator.store.ledger import TrialRecord, TrialState
 from search_spaces.draws import Draw
@@ -40,10 +40,9 @@ class SweepStudy:
     """A study, in one journal file a sweep, whose trial n is the ledger's trial n.
 
     A trial enters in one line, whole, when its recipe is known, so that no half-made trial is ever
-    left running. It is told with the point of its curve that adds most to the frontier of the
-    trials that were over before it, so that a trial which was stopped, or shone early, counts for
-    what it brought. What Optuna Dashboard shows besides (how a trial ended, when, its curve) comes
-    from the ledger too.
+    left running. It is told with the point of its curve that contributes most, so that a trial
+    which was stopped, or shone early, counts for what it brought. What Optuna Dashboard shows
+    besides (how a trial ended, when, its curve) comes from the ledger too.
     """
 
     def __init__(self, path: Path, sweep_id: str) -> None:
@@ -54,7 +53,6 @@ class SweepStudy:
         path.parent.mkdir(parents=True, exist_ok=True)
         # A killed driver may have left the lock; a sweep has one driver, so nobody else holds it.
         path.with_name(f"{path.name}.lock").unlink(missing_ok=True)
-        self._contributions = Contributions()
         journal = intact_journal(path)
         if journal is None:
             _log.warning("The Optuna study %s is damaged and starts empty.", path)
@@ -85,22 +83,18 @@ class SweepStudy:
     def tell(self, record: TrialRecord) -> None:
         """Makes the study agree with what the ledger knows of one trial; doing it twice is once.
 
-        A trial that did not begin here is added. Trials are expected to be told as they finish:
-        what one adds is measured against those told before it. Raises `ValueError` when an earlier
-        trial is missing, because then the study's numbers would no longer be the ledger's.
+        A trial that did not begin here is added. Raises `ValueError` when an earlier trial is
+        missing, because then the study's numbers would no longer be the ledger's.
         """
         if record.number > len(self):
             raise ValueError(
                 f"Trial {record.number} was told while the study holds {len(self)} trials; "
                 "tell the trials before it first."
             )
-        verdict = self._verdict(record)
         if record.number == len(self):
-            self._add(self._frozen(record, verdict))
+            self._add(self._frozen(record))
         else:
-            self._finish(record, verdict)
-        if record.finished:
-            self._contributions.add(record.measurements)
+            self._finish(record)
 
     def reconcile(self, records: Iterable[TrialRecord]) -> None:
         """Makes the study agree with the ledger, whose trials are numbered 0, 1, 2, ...
@@ -109,15 +103,14 @@ class SweepStudy:
         not (a trial begun but never written down, another recipe, another result) is built anew.
         """
         ordered = sorted(records, key=lambda record: record.number)
-        verdicts = self._verdicts(ordered)
-        if not self._agrees(ordered, verdicts):
+        if not self._agrees(ordered):
             _log.warning("The Optuna study %s disagrees with the ledger: built anew.", self._path)
             self._path.unlink(missing_ok=True)
             self._open(*journal_at(self._path))
         known = len(self)
-        for record, verdict in zip(ordered[:known], verdicts, strict=False):
-            self._finish(record, verdict)
-        self._add(*map(self._frozen, ordered[known:], verdicts[known:]))
+        for record in ordered[:known]:
+            self._finish(record)
+        self._add(*map(self._frozen, ordered[known:]))
 
     def _open(self, file: StudyFile, storage: JournalStorage) -> None:
         if self._sweep_id not in optuna.get_all_study_names(storage):
@@ -144,7 +137,7 @@ class SweepStudy:
                     self._study.add_trial(trial)
             self._count += len(piece)
 
-    def _finish(self, record: TrialRecord, verdict: "_Verdict") -> None:
+    def _finish(self, record: TrialRecord) -> None:
         """Finishes a trial that the study holds, if it runs there and the record is finished."""
         if not record.finished:
             return
@@ -153,6 +146,7 @@ class SweepStudy:
         trial = storage.get_trial(trial_id)
         if trial.state.is_finished():
             return
+        verdict = _Verdict.of(record)
         with self._file.together(finished_at=record.finished_at):
             for name, value in self._attributes(record).items():
                 if trial.user_attrs.get(name) != value:
@@ -161,32 +155,12 @@ class SweepStudy:
                 storage.set_trial_system_attr(trial_id, CONSTRAINTS, list(verdict.constraints))
             storage.set_trial_state_values(trial_id, verdict.state, verdict.values)
 
-    def _verdict(self, record: TrialRecord) -> "_Verdict":
-        # by the curve alone: who finishes first must not matter, or generations would not repeat
-        return _Verdict.of(record, best=Contributions().best(record.measurements))
-
-    def _verdicts(self, records: Sequence[TrialRecord]) -> list["_Verdict"]:
-        """Gives the verdict on each record, as it was when the trials before it had finished.
-
-        Afterwards the frontier is that of all records that have.
-        """
-        self._contributions = Contributions()
-        verdicts: dict[int, _Verdict] = {}
-        for record in sorted(records, key=_order_of_finish):
-            verdicts[record.number] = self._verdict(record)
-            if record.finished:
-                self._contributions.add(record.measurements)
-        return [verdicts[record.number] for record in records]
-
-    def _agrees(self, records: Sequence[TrialRecord], verdicts: Sequence["_Verdict"]) -> bool:
+    def _agrees(self, records: Sequence[TrialRecord]) -> bool:
         """Tells whether the study's trials are the ledger's first ones, finished or not yet."""
         trials = self._study.get_trials(deepcopy=False)
-        return len(trials) <= len(records) and all(
-            self._agree(trial, record, verdict)
-            for trial, record, verdict in zip(trials, records, verdicts, strict=False)
-        )
+        return len(trials) <= len(records) and all(map(self._agree, trials, records))
 
-    def _agree(self, trial: FrozenTrial, record: TrialRecord, verdict: "_Verdict") -> bool:
+    def _agree(self, trial: FrozenTrial, record: TrialRecord) -> bool:
         """Tells whether the study's trial is the ledger's, with the same result or none yet."""
         if trial.params != record.params:
             return False
@@ -194,6 +168,7 @@ class SweepStudy:
             return False
         if trial.state is StudyState.RUNNING:
             return True
+        verdict = _Verdict.of(record)
         told = None if verdict.values is None else list(verdict.values)
         constraints = trial.system_attrs.get(CONSTRAINTS, [])
         return (trial.state, trial.values, constraints) == (
@@ -202,8 +177,9 @@ class SweepStudy:
             list(verdict.constraints),
         ) and trial.user_attrs == self._attributes(record)
 
-    def _frozen(self, record: TrialRecord, verdict: "_Verdict") -> FrozenTrial:
+    def _frozen(self, record: TrialRecord) -> FrozenTrial:
         """Makes the trial as it enters the study with its verdict."""
+        verdict = _Verdict.of(record)
         trial = create_trial(
             state=verdict.state,
             values=verdict.values,
@@ -251,8 +227,8 @@ class _Verdict:
     """Violated where positive."""
 
     @classmethod
-    def of(cls, record: TrialRecord, *, best: Point | None) -> "_Verdict":
-        """Takes the curve's best contribution, or a penalty at the compute it aimed at."""
+    def of(cls, record: TrialRecord) -> "_Verdict":
+        """Takes the contribution of the trial's curve, or a penalty at the compute it aimed at."""
         penalty = (WORST_ERROR, log10(record.recipe.target_flops))
         match record.state:
             case TrialState.RUNNING | TrialState.PAUSED:
@@ -264,15 +240,9 @@ class _Verdict:
             case TrialState.DIVERGED:
                 return cls(state=StudyState.COMPLETE, values=penalty)
             case TrialState.COMPLETE | TrialState.HALVED:
-                return cls(state=StudyState.COMPLETE, values=best or penalty)
+                values = contribution(record.measurements) or penalty
+                return cls(state=StudyState.COMPLETE, values=values)
 
 
 _distribution = lru_cache(maxsize=4096)(json_to_distribution)
 """Makes a distribution of its JSON; most trials have the same ones."""
-
-
-def _order_of_finish(record: TrialRecord) -> tuple[float, int]:
-    """Sorts trials in the order in which they were told, those unfinished last."""
-    if record.finished_after is None:
-        return inf, record.number
-    return record.finished_after, record.number

@@ -64,8 +64,6 @@ class TrialRecord:
     suggested_at: float
     """Unix seconds."""
     finished_at: float | None = None
-    finished_after: int | None = None
-    """How many trials of the sweep had finished before it; None until it has."""
     params: Mapping[str, Any] = field(default_factory=dict)
     """The sampler's parameters that gave the recipe."""
     distributions: Mapping[str, str] = field(default_factory=dict)
@@ -359,9 +357,7 @@ class Ledger:
     def _fold_finished(self, event: Mapping[str, Any]) -> None:
         trial = self._trials[event["trial_id"]]
         self._sweep_flops += event["unmeasured_flops"]
-        place = trial.finished_after
-        if place is None:
-            place = len(self._finished)
+        if not trial.finished:
             self._finished.append(trial.trial_id)
         self._keep(
             replace(
@@ -370,7 +366,6 @@ class Ledger:
                 reason=event["reason"],
                 needs_flops=event.get("needs_flops"),
                 finished_at=event["time"],
-                finished_after=place,
                 executed_flops=trial.executed_flops + event["unmeasured_flops"],
             )
         )

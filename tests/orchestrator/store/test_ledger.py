@@ -136,7 +136,6 @@ def test_trials_are_found_in_the_order_in_which_they_finished() -> None:
         assert [t.trial_id for t in one.finished_since(0)] == ["t2", "t0", "t3"]
         assert [t.trial_id for t in one.finished_since(2)] == ["t3"]
         assert one.finished_since(3) == ()
-        assert [t.finished_after for t in one.trials()] == [1, None, 0, 2]
 
 
 def test_compute_after_the_last_measurement_is_paid_for_too() -> None:
