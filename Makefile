@@ -35,7 +35,7 @@ bench-methods: $(READY)  ## every way to transfer on the same axes, about half a
 bench-search: $(READY)  ## searches replayed over recorded curves, hours; WITH="--seeds 3 …" for some
 	$(BIN)/python -m tests.benchmarks.search.bench $(WITH)
 
-record: $(READY)  ## learning curves for bench-search, seven hours at low priority; resumes
+record: $(READY)  ## learning curves for bench-search, nine hours of one core at low priority; resumes
 	$(BIN)/python -m tests.benchmarks.record $(WITH)
 
 gtsrb: $(READY)  ## the README's sweep on traffic signs, about twenty minutes

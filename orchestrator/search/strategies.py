@@ -17,7 +17,7 @@ from orchestrator.search.model import model
 from orchestrator.search.no_race import NoRace
 from orchestrator.search.nsga2 import nsga2
 from orchestrator.search.race import Race
-from orchestrator.search.sampler import MakeDraws, StudySampler
+from orchestrator.search.sampler import MakeDraws, RunSpace, StudySampler
 from orchestrator.search.strategy import Scheduler, Strategy
 from orchestrator.search.tpe import tpe
 from orchestrator.search.uniform import uniform
@@ -72,6 +72,7 @@ def build_strategy(
     problem: Problem,
     seed: int,
     chance: Chance,
+    run_space: RunSpace = draw,
 ) -> Strategy:
     """The strategy that the config names; raises `InputError` for a name that is not known."""
     forecaster = Forecaster(seed=seed) if search.sampler == "model" else None
@@ -86,6 +87,7 @@ def build_strategy(
             problem=problem,
             seed=seed,
             draws=sampler_draws(search, forecaster),
+            run_space=run_space,
         ),
         scheduler=scheduler(search, rivals),
         watch=forecaster.learn if forecaster else None,

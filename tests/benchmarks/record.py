@@ -10,8 +10,8 @@ measurement holds the error on two halves of 300 validation images (a search see
 reports is scored on half B), the error on 600 test images, and what was spent. A tenth of the
 recipes is run with a second seed.
 
-Tasks are small and grids low, so that a recipe takes about 20 seconds a task on one quiet core:
-seven hours for 300 recipes of four tasks. Where searches lead, and what a grown sweep's recipes
+Tasks are small and grids low, so that a recipe takes about 25 seconds of one core a task: nine
+hours for 300 recipes of four tasks. Where searches lead, and what a grown sweep's recipes
 look like, is not in a table of random draws; its best recipes are what 300 draws hold.
 
 Curves are appended to `runs/recorded/TASK.jsonl`, one line a trial, and packed into

@@ -1,8 +1,8 @@
 """The benchmark of the search: every searcher on every task, and how it compares to the best peer.
 
     make bench-search                                   # resumes; hours on two cores
-    make bench-search WITH="--seeds 3 --searchers before,race --tasks taskset"
-    make bench-search WITH="--again race"               # the race has changed: replay it anew
+    make bench-search WITH="--seeds 3 --searchers before,race_model --tasks taskset"
+    make bench-search WITH="--again race_model"         # the race has changed: replay it anew
 
 Scores are kept in `runs/bench-search/scores.jsonl`, a line a replay, and summed up in
 `tests/benchmarks/results/search.json` and `search.svg`. A table that has grown since makes its
@@ -68,6 +68,7 @@ def main() -> None:
         "budget_runs": BUDGET,
         "scored_as": arguments.scored_as,
         "ratios": [line for sheet in sheets for line in sheet.ratios()],
+        "leads": [line for sheet in sheets for line in sheet.leads()],
         "ladder": [line for sheet in sheets for line in sheet.ladder()],
         "ends": [line for sheet in sheets for line in sheet.ends()],
         "tasks": [line for sheet in sheets if sheet.name != "all" for line in sheet.by_task()],

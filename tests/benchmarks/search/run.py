@@ -1,6 +1,6 @@
 """Replays searches and prints what each had found at what cost.
 
-    python -m tests.benchmarks.search.run --tasks gtsrb,taskset --searchers before,race --seeds 5
+    python -m tests.benchmarks.search.run --tasks gtsrb --searchers before,race_model --seeds 3
 
 `recorded` and `taskset` stand for all tasks of their kind, `all` for every searcher. Costs are in
 full-length runs and count training and evaluation; the budget, as a sweep's, counts training. A

@@ -1,17 +1,12 @@
 """The searchers that a replay compares, by name: variants of the product and its peers."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from orchestrator.search.chance import Chance
-from orchestrator.search.forecaster import Forecaster
-from orchestrator.search.halving import Halving
-from orchestrator.search.model import model
-from orchestrator.search.no_race import NoRace
-from orchestrator.search.race import Race
-from orchestrator.search.sampler import MakeDraws, StudySampler
-from orchestrator.search.strategy import Judge, Scheduler, Strategy
-from orchestrator.search.tpe import tpe
-from orchestrator.search.uniform import uniform
+from orchestrator.search.config import SearchConfig
+from orchestrator.search.strategies import build_strategy
+from orchestrator.search.strategy import Strategy
 from tests.benchmarks.search.peers import PEERS
 from tests.benchmarks.search.pool import Pool
 from tests.benchmarks.search.replay import Event, Replay, Search, Setting
@@ -19,8 +14,6 @@ from tests.benchmarks.search.syne_tune_peer import syne_tune_peers
 
 Build = Callable[[Setting, Pool], Strategy]
 """Builds the strategy of one replay; its sampler must draw from the pool."""
-
-MIN_PEERS = 6
 
 
 def product(build: Build, *, once: bool = False) -> Search:
@@ -33,59 +26,39 @@ def product(build: Build, *, once: bool = False) -> Search:
     return search
 
 
-def raced(scheduler: Scheduler, draws: MakeDraws) -> Build:
-    """A strategy of the product's sampler and a scheduler, judged by chance where it can be."""
+def configured(*, once: bool = False, **keys: Any) -> Search:
+    """A search as the product builds it for a config with these keys under `search`."""
 
     def build(setting: Setting, pool: Pool) -> Strategy:
-        return Strategy(
-            sampler=study_sampler(setting, pool, draws),
-            scheduler=scheduler,
-            judges=chance_judges(setting),
+        return build_strategy(
+            SearchConfig(**keys),
+            study_path=setting.folder / "optuna.journal",
+            sweep_id="sweep",
+            space=setting.table.space,
+            ranges=setting.table.ranges,
+            problem=setting.table.problem,
+            seed=setting.seed,
+            chance=chance(setting),
+            run_space=pool.draw,
         )
 
-    return build
+    return product(build, once=once)
 
 
-def modelled(setting: Setting, pool: Pool) -> Strategy:
-    """A race that a forecast rides on, and recipes that it expects most of."""
-    forecaster = Forecaster(seed=setting.seed)
-    return Strategy(
-        sampler=study_sampler(setting, pool, model(forecaster)),
-        scheduler=Race(forecaster=forecaster),
-        judges=chance_judges(setting),
-    )
-
-
-def study_sampler(setting: Setting, pool: Pool, draws: MakeDraws) -> StudySampler:
-    """The product's sampler over the table's space, whose draws snap to the pool."""
-    return StudySampler(
-        study_path=setting.folder / "optuna.journal",
-        sweep_id="sweep",
-        space=setting.table.space,
-        ranges=setting.table.ranges,
-        problem=setting.table.problem,
-        seed=setting.seed,
-        draws=draws,
-        run_space=pool.draw,
-    )
-
-
-def chance_judges(setting: Setting) -> tuple[Judge, ...]:
-    """The product's judge of chance, where errors are shares of images."""
+def chance(setting: Setting) -> Chance:
+    """The product's judge of chance, which judges nobody where errors are no shares of images."""
     images, most_common = setting.table.images, setting.table.most_common
     if images is None or most_common is None:
-        return ()
-    return (Chance(images=images, most_common=most_common, min_peers=MIN_PEERS),)
+        return Chance(images=1, most_common=0, min_peers=10**9)
+    return Chance(images=images, most_common=most_common, min_peers=SearchConfig().min_peers)
 
-
-HALVING = Halving(reduction_factor=2.0, min_peers=MIN_PEERS)
 
 SEARCHERS: Mapping[str, Search] = {
-    "shipped": product(raced(HALVING, tpe(startup_trials=16))),
-    "race_random": product(raced(Race(), uniform), once=True),
-    "race_tpe": product(raced(Race(), tpe(startup_trials=16)), once=True),
-    "model": product(modelled, once=True),
-    "random": product(raced(NoRace(), uniform)),
+    "halving_tpe": configured(sampler="tpe", scheduler="halving"),
+    "race_random": configured(sampler="random", scheduler="race", once=True),
+    "race_tpe": configured(sampler="tpe", scheduler="race", once=True),
+    "race_model": configured(sampler="model", scheduler="race", once=True),
+    "random": configured(sampler="random", scheduler="none"),
     **PEERS,
     **syne_tune_peers(),
 }
@@ -94,5 +67,5 @@ PEER_NAMES = frozenset({"random", *PEERS, *syne_tune_peers()})
 """The searchers that others are measured by."""
 SLOW = frozenset({"gp", "ashacqr"})
 """Searchers that take minutes a search."""
-LADDER = ("before", "race_random", "race_tpe", "model")
-"""The steps from the product as it stood to what it is, each with one part more."""
+LADDER = ("before", "halving_tpe", "race_random", "race_tpe", "race_model")
+"""The steps from the product as it stood to what it is."""

@@ -82,6 +82,29 @@ class Sheet:
                 **self._shares_at(searcher),
             }
 
+    def leads(self) -> Iterator[Line]:
+        """The lead of each searcher over the best peer of each task, on average and at worst.
+
+        Shares at every cost and at the end; the regret of the worst rung counts as better the
+        lower it is.
+        """
+        if not PEER_NAMES & set(self.searchers):
+            return
+        states = {
+            task: {name: self._state(name, task) for name in self.searchers} for task in self.tasks
+        }
+        for searcher in self.searchers:
+            over = {}
+            for name in states[self.tasks[0]][searcher]:
+                over[name] = [
+                    of_task[searcher][name]
+                    - max(of_task[peer][name] for peer in of_task if peer in PEER_NAMES)
+                    for of_task in states.values()
+                ]
+            for kind, of in (("mean", fmean), ("worst", min)):
+                lead = {name: round(of(values), 3) for name, values in over.items()}
+                yield {**self._head(searcher), "over_tasks": kind, **lead}
+
     def by_task(self) -> Iterator[Line]:
         """The geometric mean of each searcher's costs on every task."""
         for row, task in enumerate(self.tasks):
@@ -117,6 +140,13 @@ class Sheet:
 
     def _of(self, searcher: str) -> list[Replayed]:
         return [replay for replay in self.replays if replay.searcher == searcher]
+
+    def _state(self, searcher: str, task: str) -> dict[str, float]:
+        """The searcher's shares on one task, higher being better."""
+        scores = [r.score for r in self._of(searcher) if r.task == task]
+        at = {f"at_{c:g}": fmean(s["share_at"][f"{c:g}"] for s in scores) for c in BUDGETS}
+        ends = {name: fmean(s[name] for s in scores) for name in ("end", "top_third")}
+        return at | ends | {"regret": -fmean(s["regret"] for s in scores)}
 
     def _mean(self, searcher: str, name: str) -> float:
         return _short(fmean(replay.score[name] for replay in self._of(searcher)))

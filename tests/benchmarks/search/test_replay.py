@@ -9,15 +9,13 @@ import pytest
 from optuna.distributions import IntDistribution
 from optuna.samplers import RandomSampler
 
-from orchestrator.search.no_race import NoRace
-from orchestrator.search.uniform import uniform
 from search_spaces.methods.full import full
 from search_spaces.problem import Problem
 from search_spaces.recipe import Recipe, Schedule
 from tests.benchmarks.search.pool import Pool
 from tests.benchmarks.search.replay import Event, Leg, Setting, legs_of
 from tests.benchmarks.search.score import Cost, HeldOut, Scorer
-from tests.benchmarks.search.searchers import product, raced
+from tests.benchmarks.search.searchers import LADDER, SEARCHERS, configured
 from tests.benchmarks.search.tables import Curve, CurveTable, Entry, Point, trunk_share
 from tests.orchestrator.fake_trials import LEVELS, measurement, recipe
 from trainables.measurement import Outcome
@@ -25,7 +23,7 @@ from trainables.measurement import Outcome
 EVAL = 1e8
 CHANCE = 0.9
 RUNGS = range(len(LEVELS))
-NUMBERS = {"number": IntDistribution(0, 4)}
+NUMBERS = {"number": IntDistribution(0, 100)}
 
 
 def curve(errors: Mapping[int, float], *, trunk: float = 0.0) -> Curve:
@@ -48,8 +46,8 @@ def curve(errors: Mapping[int, float], *, trunk: float = 0.0) -> Curve:
     return Curve(points=tuple(points), outcome=Outcome.COMPLETE)
 
 
-def table() -> CurveTable:
-    """Five recipes of the full space; recipe n gains 0.1 a rung from 0.8 + 0.01 n."""
+def table(recipes: int = 5) -> CurveTable:
+    """Recipes of the full space; recipe n gains 0.1 a rung from 0.8 + 0.01 n at most."""
     problem = Problem(rungs=LEVELS, native_resolution=32, train_images=50_000, classes=10)
     return CurveTable(
         task="made",
@@ -58,11 +56,11 @@ def table() -> CurveTable:
         problem=problem,
         entries=tuple(
             Entry(number=n, recipe=dense(n), params={"number": n}, distributions=NUMBERS)
-            for n in range(5)
+            for n in range(recipes)
         ),
         curves={
-            (n, rung, 0): curve({r: 0.8 + 0.01 * n - 0.1 * r for r in range(rung + 1)})
-            for n in range(5)
+            (n, rung, 0): curve({r: 0.8 + 0.01 * (n % 17) - 0.1 * r for r in range(rung + 1)})
+            for n in range(recipes)
             for rung in RUNGS
         },
         chance_error=CHANCE,
@@ -70,7 +68,9 @@ def table() -> CurveTable:
 
 
 def dense(number: int) -> Recipe:
-    return replace(recipe(number), method="full", settings={}, learning_rate=10.0 ** -(number + 1))
+    return replace(
+        recipe(number), method="full", settings={}, learning_rate=10.0 ** -(number / 8 + 1)
+    )
 
 
 def costs(legs: list[Leg]) -> list[tuple[int, float, float]]:
@@ -178,9 +178,22 @@ def test_workers_share_the_time_but_not_the_bill(tmp_path: Path) -> None:
 
 
 def replayed(made: CurveTable, folder: Path, *, budget: float, workers: int = 1) -> list[Event]:
-    search = product(raced(NoRace(), uniform))
+    search = configured(sampler="random", scheduler="none")
     folder.mkdir(exist_ok=True)
     return search(Setting(table=made, seed=0, workers=workers, budget_flops=budget, folder=folder))
+
+
+def test_every_variant_of_the_product_is_another_search(tmp_path: Path) -> None:
+    """A part that is not connected shows itself by deciding as the variant without it."""
+    found: dict[str, list[tuple[int, int]]] = {}
+    for name in LADDER[1:]:
+        folder = tmp_path / name
+        folder.mkdir()
+        setting = Setting(
+            table=table(60), seed=0, workers=1, budget_flops=30 * LEVELS[-1], folder=folder
+        )
+        found[name] = [(event.number, event.rung) for event in SEARCHERS[name](setting)]
+    assert len({tuple(events) for events in found.values()}) == len(found)
 
 
 # scores
