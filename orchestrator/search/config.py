@@ -33,6 +33,10 @@ class SearchConfig(Section):
     scheduler: str = "halving"
     """The rule that decides which trials go on: halving (the worse are stopped),
     race (recipes begin cheap and the best are raised rung by rung), or none."""
+    portfolio: str = "auto"
+    """Recipes that served earlier tasks well, tried first unless the sweep has others to start
+    with: auto (ours, with a built-in space and the sampler auto or model), none, or a file that
+    `prunetune portfolio` wrote."""
     startup_trials: PositiveInt = 16
     """Recipes drawn at random before the sampler learns from results."""
     reduction_factor: float | None = Field(default=2.0, gt=1.0)

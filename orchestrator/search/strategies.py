@@ -1,7 +1,7 @@
 """Search strategies by the names that the config gives, built in this one place."""
 
 from bisect import bisect_right
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import TypeVar
 from optuna.samplers import RandomSampler
 
 from orchestrator.search.chance import Chance
-from orchestrator.search.config import SearchConfig
+from orchestrator.search.config import Budget, SearchConfig
 from orchestrator.search.forecaster import Forecaster
 from orchestrator.search.halving import Halving
 from orchestrator.search.model import model
@@ -18,6 +18,7 @@ from orchestrator.search.no_race import NoRace
 from orchestrator.search.nsga2 import nsga2
 from orchestrator.search.race import Race
 from orchestrator.search.sampler import MakeDraws, StudySampler
+from orchestrator.search.start import StartRecipe, StartSampler, most_flops
 from orchestrator.search.strategy import Scheduler, Strategy
 from orchestrator.search.tpe import tpe
 from orchestrator.search.uniform import uniform
@@ -72,21 +73,28 @@ def build_strategy(
     problem: Problem,
     seed: int,
     chance: Chance,
+    budget: Budget,
+    start: Sequence[StartRecipe] = (),
 ) -> Strategy:
-    """The strategy that the config names; raises `InputError` for a name that is not known."""
+    """The strategy that the config names, which tries the recipes of `start` first.
+
+    Raises `InputError` for a name that is not known.
+    """
     forecaster = Forecaster(seed=seed) if search.sampler == "model" else None
-    lowest, highest = _aims(space, ranges, problem)
+    lowest, highest = aims(space, ranges, problem)
     rivals = Rivals(forecaster=forecaster, lowest=lowest, highest=highest)
+    sampler = StudySampler(
+        study_path=study_path,
+        sweep_id=sweep_id,
+        space=space,
+        ranges=ranges,
+        problem=problem,
+        seed=seed,
+        draws=sampler_draws(search, forecaster),
+    )
+    most = most_flops(budget, len(start), entry_flops=problem.rungs[lowest])
     return Strategy(
-        sampler=StudySampler(
-            study_path=study_path,
-            sweep_id=sweep_id,
-            space=space,
-            ranges=ranges,
-            problem=problem,
-            seed=seed,
-            draws=sampler_draws(search, forecaster),
-        ),
+        sampler=StartSampler(sampler, start, most_flops=most) if start else sampler,
         scheduler=scheduler(search, rivals),
         watch=forecaster.learn if forecaster else None,
         judges=(chance,),
@@ -94,7 +102,7 @@ def build_strategy(
     )
 
 
-def _aims(space: Space, ranges: Ranges, problem: Problem) -> tuple[int, int]:
+def aims(space: Space, ranges: Ranges, problem: Problem) -> tuple[int, int]:
     """The lowest and the highest rung that recipes of the space aim at."""
     draws = (draw(space, ranges, problem, RandomSampler(seed=seed)) for seed in range(_AIMS))
     targets = {drawn.recipe.target_flops for drawn in draws}
