@@ -4,13 +4,14 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from math import inf, isfinite
+from math import inf, isclose, isfinite
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from search_spaces.finetuning import SIDE
 from trainables.errors import InputError
 
 SIZE = 12
@@ -19,6 +20,8 @@ SIZE_OF_METHOD = 6
 """Recipes of each method that a portfolio file holds, for sweeps of that method alone."""
 SHIPPED = Path(__file__).with_name("portfolio.json")
 """The portfolio of the built-in spaces."""
+ALIKE = 0.1
+"""Share of its values in which a recipe may differ from another that it is still taken to be."""
 PLACES = 13
 """Places of the compute grid, from its lowest level to its highest, at which recipes compare."""
 
@@ -35,12 +38,21 @@ class KnownRecipe:
     """The trial, or one of the trials, that ran it."""
     method: str
     """The transfer method."""
-    values: Mapping[str, Any]
+    values: dict[str, Any]
     """Values by parameter, and by field where the sweep's space had no such parameter."""
     side: float | None
     """The side of its images as a share of the largest that its space had; None: not known."""
     errors: tuple[float | None, ...]
     """The lowest validation error measured at each rung, 0-1; None where it was not measured."""
+
+    def is_like(self, other: "KnownRecipe") -> bool:
+        """Whether few of the recipe's values are others than those of the other one."""
+        if self.method != other.method:
+            return False
+        mine, its = self.values | {SIDE: self.side}, other.values | {SIDE: other.side}
+        names = mine.keys() | its.keys()
+        unlike = sum(not _is_near(mine.get(name), its.get(name)) for name in names)
+        return unlike <= ALIKE * len(names)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "KnownRecipe":
@@ -88,7 +100,7 @@ def choose(
     of the grid and the sweeps (greedy, which is within 1 - 1/e of the best choice because this sum
     is submodular: Nemhauser, Wolsey & Fisher 1978). Where all is covered, what is left covers it
     once more, because what leads by luck may have a runner-up that deserves it. One that does not
-    fit is passed over.
+    fit, or is like a chosen one, is passed over.
     """
     recipes = [recipe for sweep in sweeps for recipe in sweep.recipes]
     owners = np.repeat(np.arange(len(sweeps)), [len(sweep.recipes) for sweep in sweeps])
@@ -96,7 +108,7 @@ def choose(
     covered = np.zeros((len(sweeps), PLACES))
     left = np.ones(len(recipes), dtype=bool)
     chosen: list[KnownRecipe] = []
-    while left.any() and len(chosen) < size:
+    while len(chosen) < size:
         added = np.where(left, np.maximum(0.0, gains - covered[owners]).sum(axis=1), 0.0)
         if not added.any():
             if not covered.any():
@@ -105,9 +117,10 @@ def choose(
             continue
         best = int(np.argmax(added))
         left[best] = False
-        if fits(recipes[best]):
-            chosen.append(recipes[best])
-            covered[owners[best]] = np.maximum(covered[owners[best]], gains[best])
+        if any(recipes[best].is_like(other) for other in chosen) or not fits(recipes[best]):
+            continue
+        chosen.append(recipes[best])
+        covered[owners[best]] = np.maximum(covered[owners[best]], gains[best])
     return chosen
 
 
@@ -116,9 +129,8 @@ def portfolio_of(sweeps: Sequence[EarlierSweep], *, size: int = SIZE) -> list[Kn
     chosen = choose(sweeps, size)
     for method in sorted({recipe.method for sweep in sweeps for recipe in sweep.recipes}):
         alike = [_of_method(sweep, method) for sweep in sweeps]
-        had = sum(recipe.method == method for recipe in chosen)
         more = choose([sweep for sweep in alike if sweep.recipes], SIZE_OF_METHOD)
-        chosen += [recipe for recipe in more if recipe not in chosen][: SIZE_OF_METHOD - had]
+        chosen += [r for r in more if not any(r.is_like(other) for other in chosen)]
     return chosen
 
 
@@ -141,6 +153,13 @@ def read(path: Path) -> list[KnownRecipe]:
         f"search.portfolio={str(path)!r} cannot be read ({reason}); give auto, none, or a file "
         "that `prunetune portfolio` wrote."
     )
+
+
+def _is_near(mine: Any, other: Any) -> bool:
+    """Equal or, for numbers, within a tenth of the larger."""
+    if isinstance(mine, float) and isinstance(other, float):
+        return isclose(mine, other, rel_tol=0.1)
+    return bool(mine == other)
 
 
 def _of_method(sweep: EarlierSweep, method: str) -> EarlierSweep:
