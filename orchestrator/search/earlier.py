@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from math import isfinite
 from typing import Any
 
 from optuna.distributions import BaseDistribution, IntDistribution, json_to_distribution
@@ -67,7 +66,7 @@ def _known_recipe(trials: Sequence[TrialRecord], *, sweep: str, rungs: int) -> K
     errors: list[float | None] = [None] * rungs
     for point in _points(trials):
         known = errors[point.rung]
-        if isfinite(point.val_error) and (known is None or point.val_error < known):
+        if known is None or point.val_error < known:
             errors[point.rung] = point.val_error
     return KnownRecipe(
         sweep=sweep,

@@ -1,6 +1,7 @@
 """Fitting: what a search space makes of a recipe that was written by hand or is known elsewhere."""
 
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from math import isclose
 from typing import Any
@@ -9,7 +10,7 @@ from optuna.samplers import RandomSampler
 
 from orchestrator.search.given import GivenDraws, NotOfferedError
 from orchestrator.search.portfolio import KnownRecipe
-from search_spaces.draws import Draw, check_space, draw, write_instead
+from search_spaces.draws import Draw, draw, write_instead
 from search_spaces.finetuning import SIDE, TARGET
 from search_spaces.names import fields_of
 from search_spaces.problem import Problem
@@ -18,7 +19,7 @@ from search_spaces.recipe import InvalidRecipeError
 from search_spaces.space import Space
 from trainables.errors import InputError
 
-_DRAWS = 256
+_DRAWS = 128
 """Draws of what a recipe leaves open, among which one must have all that it says."""
 
 
@@ -52,8 +53,7 @@ class OfferedSpace:
                 continue
             if tried.has_all(drawn, given):
                 return {**recipe, **_implied(drawn, given, recipe)}
-        names = check_space(self.space, self.ranges, self.problem).names
-        raise InputError(tried.refusal(key, names))
+        raise InputError(tried.refusal(key, self._names()))
 
     def known(self, recipe: KnownRecipe) -> "Fitted":
         """Returns what this space has of a recipe known elsewhere, by the names of parameters.
@@ -80,6 +80,15 @@ class OfferedSpace:
             values={name: drawn.params[name] for name in given.taken},
             moved=tuple(sorted(moved - {SIDE})),
         )
+
+    def _names(self) -> Collection[str]:
+        """The space's parameters, the fixed ones included."""
+        names: dict[str, None] = {}
+        for seed in range(_DRAWS):
+            with suppress(InvalidRecipeError):
+                drawn = draw(self.space, self.ranges, self.problem, RandomSampler(seed=seed))
+                names |= dict.fromkeys(drawn.names)
+        return names
 
 
 @dataclass(frozen=True, kw_only=True)

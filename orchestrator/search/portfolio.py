@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from math import inf, isclose, isfinite
+from math import inf, isclose
 from pathlib import Path
 from typing import Any
 
@@ -75,15 +75,12 @@ class EarlierSweep:
         compute or less, so that sweeps compare whose errors differ; 0 before it was measured.
         """
         reached = np.array(
-            [
-                [inf if e is None or not isfinite(e) else e for e in recipe.errors]
-                for recipe in self.recipes
-            ]
+            [[inf if error is None else error for error in r.errors] for r in self.recipes]
         )
         reached = np.minimum.accumulate(reached, axis=1)
         better = np.stack([np.searchsorted(np.sort(at), at) for at in reached.T], axis=1)
         gains = np.where(np.isfinite(reached), 1 - better / len(reached), 0.0)
-        rungs = np.linspace(0, reached.shape[1] - 1, PLACES).astype(int)
+        rungs = np.arange(PLACES) * reached.shape[1] // PLACES
         at_places: Floats = gains[:, rungs]
         return at_places
 
