@@ -25,7 +25,7 @@ class StartChoice:
 
     recipes: tuple[StartRecipe, ...]
     told: str
-    """Where they come from and what was passed over, for people."""
+    """Their sources, and what was passed over, for people."""
 
 
 def choose_start(

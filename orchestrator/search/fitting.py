@@ -102,7 +102,7 @@ class Fitted:
 
 
 class _Tried:
-    """What draws have had so far of the values that a recipe was written with."""
+    """Remembers which of the values that a recipe was written with some draw has had."""
 
     def __init__(self, recipe: Mapping[str, Any]) -> None:
         self._recipe = recipe

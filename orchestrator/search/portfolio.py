@@ -20,8 +20,8 @@ SIZE_OF_METHOD = 6
 """Recipes of each method that a portfolio file holds, for sweeps of that method alone."""
 SHIPPED = Path(__file__).with_name("portfolio.json")
 """The portfolio of the built-in spaces."""
-ALIKE = 0.1
-"""Share of its values in which a recipe may differ from another that it is still taken to be."""
+OF_THE_TASK = frozenset({SIDE, "class_weighting"})
+"""Values that go by the task: one recipe may have others on another task."""
 PLACES = 13
 """Places of the compute grid, from its lowest level to its highest, at which recipes compare."""
 
@@ -46,13 +46,11 @@ class KnownRecipe:
     """The lowest validation error measured at each rung, 0-1; None where it was not measured."""
 
     def is_like(self, other: "KnownRecipe") -> bool:
-        """Whether few of the recipe's values are others than those of the other one."""
-        if self.method != other.method:
-            return False
-        mine, its = self.values | {SIDE: self.side}, other.values | {SIDE: other.side}
-        names = mine.keys() | its.keys()
-        unlike = sum(not _is_near(mine.get(name), its.get(name)) for name in names)
-        return unlike <= ALIKE * len(names)
+        """Whether it is the other recipe but for rounding and what goes by the task."""
+        names = (self.values.keys() | other.values.keys()) - OF_THE_TASK
+        return self.method == other.method and all(
+            _is_near(self.values.get(name), other.values.get(name)) for name in names
+        )
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "KnownRecipe":
@@ -69,7 +67,7 @@ class EarlierSweep:
 
     @cached_property
     def gains(self) -> Floats:
-        """What each recipe was worth at each place of the grid: [recipes, `PLACES`].
+        """The worth of each recipe at each place of the grid: [recipes, `PLACES`].
 
         It is the share of the sweep's recipes that it beats there with what it had reached for that
         compute or less, so that sweeps compare whose errors differ; 0 before it was measured.
@@ -153,7 +151,7 @@ def read(path: Path) -> list[KnownRecipe]:
 
 
 def _is_near(mine: Any, other: Any) -> bool:
-    """Equal or, for numbers, within a tenth of the larger."""
+    """Equal or, for fractions, within a tenth of the larger."""
     if isinstance(mine, float) and isinstance(other, float):
         return isclose(mine, other, rel_tol=0.1)
     return bool(mine == other)

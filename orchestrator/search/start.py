@@ -21,7 +21,7 @@ class StartRecipe:
     values: Mapping[str, Any]
     """Values by the names of the space's parameters, without the compute aimed at."""
     origin: str
-    """Where it comes from, for people."""
+    """The place that it comes from, for people."""
 
     def to_dict(self) -> dict[str, Any]:
         """Returns JSON types."""
@@ -49,7 +49,7 @@ class StartSampler:
         self._most_flops = most_flops
         self._tried: set[int] = set()
         self._entry_flops: float | None = None
-        """What the sweep's first recipe aims at; None before there is one."""
+        """Training FLOPs that the sweep's first recipe aims at; None before there is one."""
 
     def reconcile(self, records: Iterable[TrialRecord]) -> None:
         """Makes the sampler know exactly what the ledger knows; called at every start."""

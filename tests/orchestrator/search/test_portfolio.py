@@ -93,11 +93,12 @@ def test_a_recipe_that_two_sweeps_know_is_chosen_once() -> None:
     assert [trial for _, trial in chosen(ours, theirs, size=3)] == ["0", "1"]
 
 
-def test_recipes_are_alike_that_differ_in_little() -> None:
-    values: dict[str, Any] = {f"p{n}": float(n) for n in range(18)} | {"criterion": "l1"}
-    one = known(1, (0.1,), **values)
-    assert one.is_like(known(1, (0.5,), **values | {"p3": 3.2, "p4": 99.0, "criterion": "l2"}))
-    assert not one.is_like(known(1, (0.1,), **values | {"p3": 9.0, "p4": 99.0, "p5": 99.0}))
+def test_recipes_are_alike_that_differ_in_what_goes_by_the_task() -> None:
+    values: dict[str, Any] = {"rate": 0.1, "batch_size": 32, "criterion": "l1"}
+    one = known(1, (0.1,), **values, class_weighting=0.7)
+    assert one.is_like(known(1, (0.5,), **values | {"rate": 0.105}))
+    for other in ({"rate": 0.2}, {"batch_size": 33}, {"criterion": "l2"}, {"scope": "layer"}):
+        assert not one.is_like(known(1, (0.1,), **values | other))
     assert not one.is_like(known(1, (0.1,), method="lora", **values))
 
 
