@@ -89,11 +89,10 @@ class StartSampler:
         due = next((i for i in range(len(self._recipes)) if i not in self._tried), None)
         if due is None or (target_flops is not None and self._begins_above(target_flops)):
             return None
-        if target_flops is None and self._most_flops is not None:
-            max_target_flops = min(self._most_flops, max_target_flops or self._most_flops)
+        limits = [max_target_flops, self._most_flops if target_flops is None else None]
         suggestion = self._sampler.ask(
             number,
-            max_target_flops=max_target_flops,
+            max_target_flops=min((flops for flops in limits if flops is not None), default=None),
             target_flops=target_flops,
             given=self._recipes[due].values,
         )

@@ -7,13 +7,25 @@ A replay of a task must leave the task out, and whatever else is like it.
 """
 
 import argparse
-from collections.abc import Collection
+import functools
+from collections.abc import Collection, Iterable
+from itertools import islice
 from pathlib import Path
+
+import numpy as np
 
 from orchestrator.search import portfolio
 from orchestrator.search.earlier import values_of
+from orchestrator.search.fitting import OfferedSpace
 from orchestrator.search.portfolio import EarlierSweep, KnownRecipe
-from tests.benchmarks.search.tables import CurveTable, Entry, load_table, recorded_tasks
+from orchestrator.search.start import StartRecipe
+from tests.benchmarks.search.tables import (
+    CurveTable,
+    Entry,
+    load_table,
+    recorded_tasks,
+    taskset_tasks,
+)
 from trainables.measurement import Outcome
 
 
@@ -38,6 +50,36 @@ def sweep_of(table: CurveTable) -> EarlierSweep:
     """Returns a table as a sweep that ran every recipe towards every rung."""
     recipes = [_known_recipe(table, entry) for entry in table.entries]
     return EarlierSweep(name=table.task, recipes=recipes)
+
+
+def portfolio_for(table: CurveTable) -> list[KnownRecipe]:
+    """Returns the portfolio that a search of the table may know: of the other tasks of its kind."""
+    kind = recorded_tasks() if table.task in recorded_tasks() else taskset_tasks()
+    others = [_sweep_of_task(task) for task in kind if task != table.task]
+    return portfolio.portfolio_of(others) if others else []
+
+
+def worst_of(table: CurveTable) -> list[KnownRecipe]:
+    """Returns a portfolio that leads astray: the worst of what can be measured on the table."""
+    sweep = sweep_of(table)
+    worth = sweep.gains.sum(axis=1)
+    worst = [row for row in np.argsort(worth) if worth[row] > 0]
+    return [sweep.recipes[row] for row in worst[: portfolio.SIZE]]
+
+
+def start_of(table: CurveTable, known: Iterable[KnownRecipe]) -> list[StartRecipe]:
+    """Returns what the table's space offers of known recipes, as many as a sweep tries."""
+    offered = OfferedSpace(space=table.space, ranges=table.ranges, problem=table.problem)
+    fitted = (offered.known(recipe) for recipe in known)
+    return [
+        StartRecipe(values=recipe.values, origin=table.task)
+        for recipe in islice(fitted, portfolio.SIZE)
+    ]
+
+
+@functools.cache
+def _sweep_of_task(task: str) -> EarlierSweep:
+    return sweep_of(load_table(task))
 
 
 def _known_recipe(table: CurveTable, entry: Entry) -> KnownRecipe:
