@@ -36,6 +36,14 @@ Overrides = Annotated[
 SweepName = Annotated[
     str, typer.Argument(help="A sweep's folder, or its name under ./runs.", metavar="SWEEP")
 ]
+After = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="An earlier sweep, by folder, name or storage URI, whose best recipes are tried "
+        "first. May be given several times.",
+        metavar="RUN",
+    ),
+]
 MaxFlops = Annotated[
     float | None, typer.Option(help="The best model within so many training FLOPs.")
 ]
@@ -86,6 +94,7 @@ def sweep(
         bool, typer.Option("--fresh", help="Delete the sweep and start over.")
     ] = False,
     address: Annotated[str | None, typer.Option(help="A running Ray cluster's address.")] = None,
+    after: After = None,
 ) -> None:
     """Find the frontier. The same command resumes; a raised budget extends."""
     from orchestrator.config import SweepConfig, read_config
@@ -95,7 +104,7 @@ def sweep(
     parsed = read_config(SweepConfig, config, replaced)
     console = Console()
     with _resumable():
-        frontier = Sweep(parsed, console=console).run(fresh=fresh)
+        frontier = Sweep(parsed, after=after or (), console=console).run(fresh=fresh)
     _show(frontier, console)
     _say(console, "report", str(parsed.folder / "report.html"))
 
@@ -162,8 +171,25 @@ def export(
     _say(Console(), str(out), f"trial {point.number}, rung {point.rung}, {reached}")
 
 
+@app.command(epilog="Example: prunetune portfolio flowers birds -o plants-and-birds.json")
+def portfolio(
+    sweeps: Annotated[
+        list[str],
+        typer.Argument(help="Sweeps, by folder, name or storage URI.", metavar="RUN..."),
+    ],
+    out: Annotated[Path, typer.Option("-o", "--out", help="The JSON file to write.")],
+) -> None:
+    """Write down the best recipes of sweeps, for search.portfolio of others to start with."""
+    from orchestrator.search import portfolio as portfolios
+    from orchestrator.search.earlier import earlier_sweep
+
+    recipes = portfolios.portfolio_of([earlier_sweep(sweep) for sweep in sweeps])
+    portfolios.write(out, recipes)
+    _say(Console(), str(out), f"{len(recipes)} recipes, from the best")
+
+
 @app.command(epilog="Example: prunetune doctor flowers.yaml")
-def doctor(config: ConfigFile, overrides: Overrides = None) -> None:
+def doctor(config: ConfigFile, overrides: Overrides = None, after: After = None) -> None:
     """Check everything that can be checked before compute is spent."""
     from orchestrator.config import SweepConfig, read_config
     from orchestrator.doctor import Examination
@@ -173,7 +199,7 @@ def doctor(config: ConfigFile, overrides: Overrides = None) -> None:
     parsed = read_config(SweepConfig, config, overrides or [])
     _say(console, "ok  config", "valid", style="green")
     bad = False
-    for check in Examination(SweepInputs(parsed)).checks:
+    for check in Examination(SweepInputs(parsed, after=after or ())).checks:
         try:
             _say(console, f"ok  {check.title}", check.run(), style="green")
         except UserError as error:

@@ -49,6 +49,8 @@ class SpaceConfig(Section):
     """A space of `search_spaces/` by name, or `module:function`."""
     ranges: dict[str, Any] = Field(default_factory=dict)
     """Parameters narrowed to a range, restricted to choices, or fixed, by name."""
+    start: list[dict[str, Any]] = Field(default_factory=list)
+    """Recipes to try first, in this order: values by parameter; what is left out is drawn."""
 
 
 class RungsConfig(Section):

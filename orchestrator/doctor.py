@@ -46,6 +46,7 @@ class Examination:
             Check(title="backbone", run=self._check_backbone),
             Check(title="space", run=self._check_space),
             Check(title="search", run=self._check_search),
+            Check(title="start", run=lambda: self._inputs.start.told),
             Check(title="images", run=self._check_images),
             Check(title="recipes", run=self._check_recipes),
             Check(title="tracking", run=self._check_tracking),

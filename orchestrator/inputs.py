@@ -1,11 +1,15 @@
 """The inputs of a sweep: everything that its config names, each loaded once, when it is needed."""
 
+from collections.abc import Sequence
 from functools import cached_property
 
 from optuna.samplers import RandomSampler
 from torch import nn
 
 from orchestrator.config import SweepConfig, TaskConfig
+from orchestrator.search.fitting import OfferedSpace
+from orchestrator.search.start import StartRecipe
+from orchestrator.start_choice import StartChoice, choose_start
 from search_spaces.draws import draw
 from search_spaces.problem import Problem
 from search_spaces.recipe import Recipe
@@ -28,8 +32,17 @@ class SweepInputs:
     Each part raises a `UserError` when it is first asked for and cannot be had.
     """
 
-    def __init__(self, config: SweepConfig) -> None:
+    def __init__(
+        self,
+        config: SweepConfig,
+        *,
+        after: Sequence[str] = (),
+        start: Sequence[StartRecipe] | None = None,
+    ) -> None:
+        """`after` names earlier sweeps; `start` is what the sweep started with if it has begun."""
         self.config = config
+        self._after = after
+        self._start = start
 
     @cached_property
     def summary(self) -> TaskSummary:
@@ -83,6 +96,16 @@ class SweepInputs:
             source_task=self.config.source_task is not None,
             sparse_backbone=zero_share(self.model) >= SPARSE,
         )
+
+    @cached_property
+    def start(self) -> StartChoice:
+        """The recipes that are tried first."""
+        if self._start is not None:
+            told = f"{len(self._start)} recipes, chosen when the sweep began"
+            return StartChoice(recipes=tuple(self._start), told=told)
+        ranges = self.config.space.ranges
+        offered = OfferedSpace(space=self.space, ranges=ranges, problem=self.problem)
+        return choose_start(self.config, offered, after=self._after)
 
     def recipe(self, seed: int) -> Recipe:
         """Returns a random recipe of the space within the config's ranges."""

@@ -2,9 +2,11 @@
 
 import secrets
 import shutil
+from collections.abc import Sequence
 
 import ray
 from rich.console import Console
+from rich.markup import escape
 
 from analysis.frontier import Frontier
 from analysis.plots import plot_frontier, save
@@ -19,10 +21,11 @@ from orchestrator.exporting import checkpoint_of, write_model
 from orchestrator.inputs import SweepInputs
 from orchestrator.search.chance import Chance
 from orchestrator.search.driver import Driver
+from orchestrator.search.start import StartRecipe
 from orchestrator.search.strategies import build_strategy
 from orchestrator.store.folder import SweepFolder
 from orchestrator.store.journal import Journal
-from orchestrator.store.ledger import Ledger
+from orchestrator.store.ledger import Ledger, recorded_start
 from orchestrator.store.retention import CheckpointKeeper
 from orchestrator.store.tables import TableWriter
 from orchestrator.terminal.progress import Progress
@@ -45,8 +48,15 @@ class Sweep:
     `run` starts it, resumes it, or, if the budget was raised since, extends it.
     """
 
-    def __init__(self, config: SweepConfig, *, console: Console | None = None) -> None:
+    def __init__(
+        self, config: SweepConfig, *, after: Sequence[str] = (), console: Console | None = None
+    ) -> None:
+        """`after` names earlier sweeps, by folder, name or URI, whose best recipes are tried first.
+
+        They are read when the sweep begins and not when it goes on.
+        """
         self._config = config
+        self._after = after
         self._folder = SweepFolder.at(config.folder, uri=config.storage.uri)
         self._console = console or Console(quiet=True)
         self._over = False
@@ -61,8 +71,10 @@ class Sweep:
             if not fresh:
                 self._check_unchanged()
             self._console.print("[dim]checking the config …[/]")
-            inputs = SweepInputs(self._config)
+            start = None if fresh else self._start_so_far()
+            inputs = SweepInputs(self._config, after=self._after, start=start)
             Examination(inputs).run()
+            self._console.print(f"[dim]start: {escape(inputs.start.told)}[/]")
             started_ray = connect(self._config.ray.address)
             try:
                 if fresh:
@@ -72,6 +84,13 @@ class Sweep:
             finally:
                 if started_ray:
                     ray.shutdown()
+
+    def _start_so_far(self) -> list[StartRecipe] | None:
+        """The recipes that the sweep started with; None where it has not begun."""
+        if not self._folder.config.is_file():
+            return None
+        recipes = recorded_start(Journal(self._folder.storage(), "journal"))
+        return None if recipes is None else [StartRecipe(**recipe) for recipe in recipes]
 
     def _clear(self) -> None:
         self._folder.clear()
@@ -86,6 +105,8 @@ class Sweep:
         ledger = Ledger(journal)
         ledger.open(sweep_id=ledger.sweep_id or f"{config.name}-{secrets.token_hex(4)}")
         assert ledger.sweep_id is not None
+        if ledger.start is None:
+            ledger.started_with([recipe.to_dict() for recipe in inputs.start.recipes])
         strategy = build_strategy(
             config.search,
             study_path=folder.study,
@@ -97,6 +118,8 @@ class Sweep:
             chance=Chance.of(
                 inputs.summary.class_counts["validation"], min_peers=config.search.min_peers
             ),
+            budget=config.budget,
+            start=inputs.start.recipes,
         )
         strategy.sampler.reconcile(ledger.trials())
         keeper = CheckpointKeeper(ledger, folder.trials_uri)

@@ -1,6 +1,6 @@
 """Draws: a search space run once, or often enough to know its parameters and its faults."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
@@ -120,12 +120,12 @@ def _unknown(name: str, known: tuple[str, ...]) -> str:
     shown = ", ".join(with_fields(parameter) for parameter in known) or "none"
     return (
         f"space.ranges.{name} names no parameter left in the search space, which has {shown}; "
-        f"{_mend(name, known)}"
+        f"{write_instead(name, known)}"
     )
 
 
-def _mend(name: str, known: tuple[str, ...]) -> str:
-    """Says what to write in place of a name that is not among the known ones."""
+def write_instead(name: str, known: Collection[str]) -> str:
+    """Says what to write in place of a name that is not among the known parameters."""
     if sources := [parameter for parameter in known if name in fields_of(parameter)]:
         return f"the recipe's {name} comes from {' or '.join(sources)} here; write that."
     close = get_close_matches(name, known, n=1)

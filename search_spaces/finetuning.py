@@ -10,6 +10,8 @@ from search_spaces.space import Trial
 
 TARGET = "target_rung"
 """Name of the parameter by which the built-in spaces choose the rung that a recipe aims at."""
+SIDE = "resolution"
+"""Name of the parameter for the side of the images, whose range goes by the task's own."""
 MIXUP = 0.2
 """One of the values 0.1-0.4 that gain most on ImageNet (arXiv 1710.09412)."""
 CUTMIX = 1.0

@@ -5,6 +5,7 @@ A parameter has the name of its field. Where a field needs a range of its own in
 own too, so that a sampler never takes what it learnt of one for the other.
 """
 
+import functools
 from collections.abc import Iterable
 
 from search_spaces.space import method_spaces
@@ -20,6 +21,7 @@ _FIELDS = {
 """Fields by parameter, where its name does not tell them."""
 
 
+@functools.cache
 def fields_of(parameter: str) -> tuple[str, ...]:
     """Returns the recipe's fields, its settings among them, that a parameter gives.
 

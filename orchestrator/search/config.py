@@ -28,11 +28,15 @@ class SearchConfig(Section):
     """The search: how recipes are drawn and races decided."""
 
     sampler: str = "tpe"
-    """The source of recipes: tpe, nsga2, random, or model (those that a forecast of learning curves
-    expects most of)."""
+    """The source of recipes: tpe, gp, nsga2, random, or model (those that a forecast of learning
+    curves expects most of)."""
     scheduler: str = "halving"
     """The rule that decides which trials go on: halving (the worse are stopped),
     race (recipes begin cheap and the best are raised rung by rung), or none."""
+    portfolio: str = "auto"
+    """Recipes that served earlier tasks well, tried first unless the sweep has others to start
+    with: auto (ours, with a built-in space and the sampler auto or model), none, or a file that
+    `prunetune portfolio` wrote."""
     startup_trials: PositiveInt = 16
     """Recipes drawn at random before the sampler learns from results."""
     reduction_factor: float | None = Field(default=2.0, gt=1.0)

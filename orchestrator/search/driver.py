@@ -328,6 +328,7 @@ class Driver:
             suggested_at=self._clock(),
             params=suggestion.params,
             distributions=suggestion.distributions,
+            start=suggestion.start,
         )
 
     def _raised_trial(self, trial: TrialRecord, target_flops: float) -> TrialRecord:

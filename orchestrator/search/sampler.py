@@ -10,6 +10,7 @@ from numpy.random import SeedSequence
 from optuna.distributions import IntDistribution, distribution_to_json, json_to_distribution
 from optuna.samplers import BaseSampler, RandomSampler
 
+from orchestrator.search.given import GivenDraws
 from orchestrator.search.strategy import Suggestion
 from orchestrator.search.study import SweepStudy
 from orchestrator.store.ledger import TrialRecord
@@ -67,13 +68,15 @@ class StudySampler:
         *,
         max_target_flops: float | None = None,
         target_flops: float | None = None,
+        given: Mapping[str, Any] | None = None,
     ) -> Suggestion | None:
         """The recipe of trial `number`, which from now on counts as running.
 
-        It aims at `target_flops` training FLOPs if they are given, and never at more than
-        `max_target_flops`. `None`, and nothing is added, when the space offers no recipe that
-        cheap. Raises `ValueError` when `number` is not the next one, and `InvalidRecipeError` when
-        the space keeps making invalid recipes.
+        It has the values `given` that the space asks for and offers. It aims at `target_flops`
+        training FLOPs if they are given, and never at more than `max_target_flops`. `None`, and
+        nothing is added, when the space offers no recipe that cheap. Raises `ValueError` when
+        `number` is not the next one, and `InvalidRecipeError` when the space keeps making invalid
+        recipes.
         """
         if number != len(self._study):
             raise ValueError(
@@ -81,7 +84,7 @@ class StudySampler:
                 "numbers must follow one another: reconcile it with the ledger first."
             )
         limits = [flops for flops in (max_target_flops, target_flops) if flops is not None]
-        drawn = self._draw(number, min(limits, default=None))
+        drawn = self._draw(number, min(limits, default=None), given)
         if drawn is None:
             return None
         if target_flops in self._problem.rungs and target_flops == min(limits):
@@ -108,7 +111,9 @@ class StudySampler:
         """Makes the sampler know exactly what the ledger knows; called at every start."""
         self._study.reconcile(records)
 
-    def _draw(self, number: int, max_target_flops: float | None) -> Draw | None:
+    def _draw(
+        self, number: int, max_target_flops: float | None, given: Mapping[str, Any] | None
+    ) -> Draw | None:
         """A valid recipe within the limit, or `None`."""
         limit = self._problem.rungs[-1] if max_target_flops is None else max_target_flops
         problem = self._problem.capped(limit)
@@ -117,6 +122,8 @@ class StudySampler:
         invalid: InvalidRecipeError | None = None
         for attempt in range(_DRAWS):
             sampler = self._sampler(number, attempt)
+            if given:
+                sampler = GivenDraws(given, sampler)
             try:
                 drawn = self._run_space(self._space, self._ranges, problem, sampler, clip=True)
             except InvalidRangeError:

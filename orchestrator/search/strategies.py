@@ -1,7 +1,7 @@
 """Search strategies by the names that the config gives, built in this one place."""
 
 from bisect import bisect_right
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -10,14 +10,16 @@ from typing import TypeVar
 from optuna.samplers import RandomSampler
 
 from orchestrator.search.chance import Chance
-from orchestrator.search.config import SearchConfig
+from orchestrator.search.config import Budget, SearchConfig
 from orchestrator.search.forecaster import Forecaster
+from orchestrator.search.gp import gp
 from orchestrator.search.halving import Halving
 from orchestrator.search.model import model
 from orchestrator.search.no_race import NoRace
 from orchestrator.search.nsga2 import nsga2
 from orchestrator.search.race import Race
 from orchestrator.search.sampler import MakeDraws, RunSpace, StudySampler
+from orchestrator.search.start import StartRecipe, StartSampler, most_flops
 from orchestrator.search.strategy import Scheduler, Strategy
 from orchestrator.search.tpe import tpe
 from orchestrator.search.uniform import uniform
@@ -44,6 +46,7 @@ SAMPLERS: Mapping[str, Callable[[SearchConfig, Forecaster], MakeDraws]] = {
     "tpe": lambda search, forecaster: tpe(startup_trials=search.startup_trials),
     "nsga2": lambda search, forecaster: nsga2(population=max(2, search.startup_trials)),
     "random": lambda search, forecaster: uniform,
+    "gp": lambda search, forecaster: gp(startup_trials=max(2, search.startup_trials)),
     "model": lambda search, forecaster: model(forecaster),
 }
 """The names that `search.sampler` may give."""
@@ -72,23 +75,30 @@ def build_strategy(
     problem: Problem,
     seed: int,
     chance: Chance,
+    budget: Budget,
+    start: Sequence[StartRecipe] = (),
     run_space: RunSpace = draw,
 ) -> Strategy:
-    """The strategy that the config names; raises `InputError` for a name that is not known."""
+    """The strategy that the config names, which tries the recipes of `start` first.
+
+    Raises `InputError` for a name that is not known.
+    """
     forecaster = Forecaster(seed=seed) if search.sampler == "model" else None
-    lowest, highest = _aims(space, ranges, problem)
+    lowest, highest = aims(space, ranges, problem)
     rivals = Rivals(forecaster=forecaster, lowest=lowest, highest=highest)
+    sampler = StudySampler(
+        study_path=study_path,
+        sweep_id=sweep_id,
+        space=space,
+        ranges=ranges,
+        problem=problem,
+        seed=seed,
+        draws=sampler_draws(search, forecaster),
+        run_space=run_space,
+    )
+    most = most_flops(budget, len(start), entry_flops=problem.rungs[lowest])
     return Strategy(
-        sampler=StudySampler(
-            study_path=study_path,
-            sweep_id=sweep_id,
-            space=space,
-            ranges=ranges,
-            problem=problem,
-            seed=seed,
-            draws=sampler_draws(search, forecaster),
-            run_space=run_space,
-        ),
+        sampler=StartSampler(sampler, start, most_flops=most) if start else sampler,
         scheduler=scheduler(search, rivals),
         watch=forecaster.learn if forecaster else None,
         judges=(chance,),
@@ -96,7 +106,7 @@ def build_strategy(
     )
 
 
-def _aims(space: Space, ranges: Ranges, problem: Problem) -> tuple[int, int]:
+def aims(space: Space, ranges: Ranges, problem: Problem) -> tuple[int, int]:
     """The lowest and the highest rung that recipes of the space aim at."""
     draws = (draw(space, ranges, problem, RandomSampler(seed=seed)) for seed in range(_AIMS))
     targets = {drawn.recipe.target_flops for drawn in draws}

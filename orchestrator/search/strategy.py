@@ -108,6 +108,8 @@ class Suggestion:
     """The sampler's parameters that gave the recipe."""
     distributions: Mapping[str, str]
     """Their distributions, as JSON."""
+    start: int | None = None
+    """The place among the recipes of the sweep's start, from 0, of the one that this is."""
 
 
 class Sampler(Protocol):

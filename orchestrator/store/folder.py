@@ -10,7 +10,7 @@ import yaml
 from filelock import FileLock, Timeout
 from pyarrow import fs
 
-from trainables.errors import InputError
+from trainables.errors import InputError, first_line
 
 STORED = ("journal", "measurements", "trials", "trials.parquet")
 """The parts of a sweep that lie where `storage.uri` says."""
@@ -148,6 +148,27 @@ class SweepFolder:
     @property
     def _lock(self) -> Path:
         return self.root / ".driver.lock"
+
+
+def stored(sweep: str) -> fs.FileSystem:
+    """A filesystem rooted where the journal of a sweep lies, given as `find` takes it or as a URI.
+
+    Raises `InputError` where there is none.
+    """
+    if "://" not in sweep:
+        return SweepFolder.find(sweep).storage()
+    try:
+        base, path = fs.FileSystem.from_uri(sweep.rstrip("/"))
+        storage = fs.SubTreeFileSystem(path, base)
+        found = storage.get_file_info("journal").type is fs.FileType.Directory
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{sweep!r} cannot be read ({first_line(error)}); give a sweep's folder, its name "
+            "under ./runs, or its storage.uri."
+        ) from error
+    if not found:
+        raise InputError(f"{sweep!r} is no sweep: it holds no journal; give a sweep's storage.uri.")
+    return storage
 
 
 def _stored_uri(config: Path) -> str | None:

@@ -6,7 +6,7 @@ One writer, the driver. Everything else (scheduler, sampler, tracker, table, pro
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from sys import intern
@@ -71,6 +71,8 @@ class TrialRecord:
     continues: str | None = None
     """The trial with the same recipe but for a lower aim whose seed this one shares, and whose
     shared steps it goes on from where that one keeps them."""
+    start: int | None = None
+    """The place among the recipes of the sweep's start, from 0, of the one that it tries."""
     needs_flops: float | None = None
     """The least training FLOPs with which an infeasible recipe could take a step; None where they
     are not known, or nothing helps."""
@@ -112,6 +114,7 @@ class Ledger:
         self._frontier = Frontier()
         self._elapsed_before, self._session = 0.0, (0.0, 0.0)
         self._sweep_id: str | None = None
+        self._start: tuple[Mapping[str, Any], ...] | None = None
         self._revision = 0
         for event in journal.events():
             self._apply(event)
@@ -120,6 +123,11 @@ class Ledger:
     def sweep_id(self) -> str | None:
         """Names the sweep; None before it was first opened."""
         return self._sweep_id
+
+    @property
+    def start(self) -> tuple[Mapping[str, Any], ...] | None:
+        """The recipes to try first, as `started_with` was told them; None before it was."""
+        return self._start
 
     @property
     def revision(self) -> int:
@@ -191,6 +199,10 @@ class Ledger:
         """A driver begins, or goes on with, the sweep."""
         self._record({"event": "opened", "sweep_id": sweep_id})
 
+    def started_with(self, recipes: Sequence[Mapping[str, Any]]) -> None:
+        """Keeps the recipes to try first, in JSON types, for as long as the sweep lives."""
+        self._record({"event": "started_with", "recipes": list(recipes)})
+
     def suggested(self, trial: TrialRecord) -> None:
         """A recipe is drawn; from here on it is run until it is finished."""
         self._record(
@@ -203,6 +215,7 @@ class Ledger:
                 "params": dict(trial.params),
                 "distributions": dict(trial.distributions),
                 "continues": trial.continues,
+                "start": trial.start,
             }
         )
 
@@ -298,6 +311,9 @@ class Ledger:
         else:
             self._unfinished[trial.trial_id] = None
 
+    def _fold_started_with(self, event: Mapping[str, Any]) -> None:
+        self._start = tuple(event["recipes"])
+
     def _fold_suggested(self, event: Mapping[str, Any]) -> None:
         self._keep(
             TrialRecord(
@@ -310,6 +326,7 @@ class Ledger:
                     intern(name): intern(text) for name, text in event["distributions"].items()
                 },
                 continues=event.get("continues"),  # older journals have none
+                start=event.get("start"),
                 suggested_at=event["time"],
             )
         )
@@ -395,8 +412,21 @@ class Ledger:
         )
 
 
+def recorded_start(journal: Journal) -> Sequence[Mapping[str, Any]] | None:
+    """Returns what `Ledger.start` is, or nothing where trials of an older sweep came without.
+
+    None where the sweep has not begun.
+    """
+    for event in journal.events():
+        if event["event"] in ("started_with", "suggested"):
+            recipes: Sequence[Mapping[str, Any]] = event.get("recipes", ())
+            return recipes
+    return None
+
+
 _FOLDS: dict[str, Callable[[Ledger, Mapping[str, Any]], None]] = {
     "opened": Ledger._fold_opened,
+    "started_with": Ledger._fold_started_with,
     "suggested": Ledger._fold_suggested,
     "restarted": Ledger._fold_restarted,
     "paused": Ledger._fold_paused,

@@ -184,6 +184,8 @@ def trial_view(
     }
     if trial.reason is not None:
         tags["prunetune.reason"] = _shortened(trial.reason)
+    if trial.start is not None:
+        tags["prunetune.start"] = str(trial.start)
     if on_frontier:
         tags[FRONTIER_TAG] = "true"
     return RunView(

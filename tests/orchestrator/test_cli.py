@@ -22,11 +22,22 @@ from PIL import Image
 
 from orchestrator import cli
 from orchestrator.store.folder import SweepFolder
+from orchestrator.store.journal import Journal
 from orchestrator.store.tables import TableWriter
 from tests.checkout import ROOT
 from tests.orchestrator.fake_trials import disk, ledger_of
 
-COMMANDS = ("demo", "sweep", "pretrain", "frontier", "report", "export", "doctor", "ui")
+COMMANDS = (
+    "demo",
+    "sweep",
+    "pretrain",
+    "frontier",
+    "report",
+    "export",
+    "doctor",
+    "portfolio",
+    "ui",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,6 +156,11 @@ def test_a_config_that_is_not_there(refused: Callable[..., str], tmp_path: Path)
         ("space.ranges.pruning_ratio=[0.5, 0.1]", ("ranges.pruning_ratio=[0.5, 0.1]", "low end")),
         ("space.ranges.pruning_ration=0.5", ("pruning_ration", "did you mean pruning_ratio?")),
         ("space.ranges.criterion=[l3]", ("'l3'", "l1, l2, batch_norm_scale")),
+        ("space.start={criterion: l1}", ("space.start should be a valid list",)),
+        ("space.start=[{pruning_ratio: 1}]", ("start.0.pruning_ratio=1", "within [0, 0.95]")),
+        ("space.start=[{}, {pruning_ration: 1}]", ("start.1.pruning_ration=1", "pruning_ratio?")),
+        ("space.start=[{target_rung: 1}]", ("start.0.target_rung=1", "leave it out")),
+        ("search.portfolio=/no/such.json", ("search.portfolio='/no/such.json'", "auto, none, or")),
         ("space.function=filter_prunning", ("'filter_prunning'", "filter_pruning")),
         ("space.function=no_such_module:space", ("no_such_module:space", "PYTHONPATH")),
         ("space.function=json:space", ("json:space", "has no function 'space'")),
@@ -339,7 +355,7 @@ def test_doctor_says_what_it_found(prunetune: Prunetune, config: Path, tmp_path:
         f"ok  {title}"
         for title in (
             *("config", "folder", "task", "backbone"),
-            *("space", "search", "images", "recipes", "tracking"),
+            *("space", "search", "start", "images", "recipes", "tracking"),
         )
     ]
     assert "10 classes" in ended.out
@@ -354,6 +370,19 @@ def test_doctor_goes_on_after_a_bad_thing(prunetune: Prunetune, config: Path) ->
     bad = [line.split(":")[0] for line in ended.out.splitlines() if line.startswith("bad")]
     assert bad == ["bad space", "bad recipes", "bad tracking"]
     assert "ok  backbone" in ended.out
+
+
+def test_doctor_says_what_the_sweep_starts_with(prunetune: Prunetune, config: Path) -> None:
+    ended = prunetune("doctor", str(config), "space.start=[{pruning_ratio: 0.5}, {}]")
+    assert ended.status == 0
+    assert "ok  start: 2 of space.start\n" in ended.out
+
+
+@pytest.mark.parametrize("command", ["sweep", "doctor"])
+def test_an_earlier_sweep_that_is_none(prunetune: Prunetune, config: Path, command: str) -> None:
+    ended = prunetune(command, str(config), "--after", "/no/such/run")
+    assert ended.status == 2
+    assert "'/no/such/run' is no sweep" in f"{ended.out}{ended.err}"
 
 
 # what a sweep left
@@ -453,6 +482,23 @@ def test_a_model_whose_checkpoint_is_gone_is_not_exported(
     assert ended.status == 2
     assert "The checkpoint of trial 1 at rung 2 is not in" in the_sentence(ended)
     assert not (tmp_path / "model").exists()
+
+
+def test_a_portfolio_of_sweeps_is_written_and_read(
+    prunetune: Prunetune, config: Path, tmp_path: Path
+) -> None:
+    root = tmp_path / "runs" / "flowers"
+    root.mkdir(parents=True)
+    (root / "sweep.yaml").write_text(yaml.safe_dump(config_for(tmp_path)))
+    journal = Journal(disk(root), "journal")
+    ledger_of({0: [0.5, 0.4], 1: [0.6, 0.45, 0.2]}, journal=journal)
+    journal.close()
+    out = tmp_path / "flowers.json"
+    ended = prunetune("portfolio", str(root), root.as_uri(), "-o", str(out))
+    assert ended.status == 0, ended.err
+    assert f"{out}: 2 recipes, from the best" in ended.out
+    ended = prunetune("doctor", str(config), f"search.portfolio={out}")
+    assert "ok  start: 1 of flowers" in ended.out
 
 
 # ui

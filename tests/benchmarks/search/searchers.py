@@ -1,16 +1,19 @@
 """The searchers that a replay compares, by name: variants of the product and its peers."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from orchestrator.search.chance import Chance
-from orchestrator.search.config import SearchConfig
+from orchestrator.search.config import Budget, SearchConfig
+from orchestrator.search.portfolio import KnownRecipe
 from orchestrator.search.strategies import build_strategy
 from orchestrator.search.strategy import Strategy
 from tests.benchmarks.search.peers import PEERS
 from tests.benchmarks.search.pool import Pool
+from tests.benchmarks.search.portfolio import portfolio_for, start_of, worst_of
 from tests.benchmarks.search.replay import Event, Replay, Search, Setting
 from tests.benchmarks.search.syne_tune_peer import syne_tune_peers
+from tests.benchmarks.search.tables import CurveTable
 
 Build = Callable[[Setting, Pool], Strategy]
 """Builds the strategy of one replay; its sampler must draw from the pool."""
@@ -26,8 +29,16 @@ def product(build: Build, *, once: bool = False) -> Search:
     return search
 
 
-def configured(*, once: bool = False, **keys: Any) -> Search:
-    """A search as the product builds it for a config with these keys under `search`."""
+def configured(
+    *,
+    once: bool = False,
+    known: Callable[[CurveTable], Iterable[KnownRecipe]] = lambda table: (),
+    **keys: Any,
+) -> Search:
+    """A search as the product builds it for a config with these keys under `search`.
+
+    It starts with the recipes that are known of other tasks.
+    """
 
     def build(setting: Setting, pool: Pool) -> Strategy:
         return build_strategy(
@@ -39,6 +50,8 @@ def configured(*, once: bool = False, **keys: Any) -> Search:
             problem=setting.table.problem,
             seed=setting.seed,
             chance=chance(setting),
+            budget=Budget(sweep_flops=setting.budget_flops),
+            start=start_of(setting.table, known(setting.table)),
             run_space=pool.draw,
         )
 
@@ -58,6 +71,8 @@ SEARCHERS: Mapping[str, Search] = {
     "race_random": configured(sampler="random", scheduler="race", once=True),
     "race_tpe": configured(sampler="tpe", scheduler="race", once=True),
     "race_model": configured(sampler="model", scheduler="race", once=True),
+    "portfolio": configured(sampler="model", scheduler="race", once=True, known=portfolio_for),
+    "worst_portfolio": configured(sampler="model", scheduler="race", once=True, known=worst_of),
     "random": configured(sampler="random", scheduler="none"),
     **PEERS,
     **syne_tune_peers(),
@@ -67,5 +82,5 @@ PEER_NAMES = frozenset({"random", *PEERS, *syne_tune_peers()})
 """The searchers that others are measured by."""
 SLOW = frozenset({"gp", "ashacqr"})
 """Searchers that take minutes a search."""
-LADDER = ("before", "halving_tpe", "race_random", "race_tpe", "race_model")
+LADDER = ("before", "halving_tpe", "race_random", "race_tpe", "race_model", "portfolio")
 """The steps from the product as it stood to what it is."""

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.store.ledger import Ledger, TrialState
+from orchestrator.store.ledger import Ledger, TrialState, recorded_start
 from tests.orchestrator.fake_trials import (
     LEVELS,
     Clock,
@@ -243,3 +243,27 @@ def test_a_paused_trial_is_neither_finished_nor_a_new_attempt() -> None:
 def test_a_report_without_a_measurement_is_no_rung() -> None:
     with pytest.raises(ValueError, match="Trial t0 reports no measurement"):
         ledger_of({0: []}).measured("t0", Report(outcome=Outcome.INFEASIBLE))
+
+
+def test_the_start_is_kept_with_which_of_its_recipes_a_trial_tries() -> None:
+    journal = MemoryJournal()
+    ledger = ledger_of({}, journal=journal)
+    assert ledger.start is None
+    assert recorded_start(journal) is None
+    recipes = [{"values": {"method": "full", "learning_rate": 0.01}, "origin": "space.start.0"}]
+    ledger.started_with(recipes)
+    ledger.suggested(record(0, start=0))
+    ledger.suggested(record(1))
+    for one in (ledger, Ledger(journal)):
+        assert list(one.start or ()) == recipes
+        assert [trial.start for trial in one.trials()] == [0, None]
+    assert list(recorded_start(journal) or ()) == recipes
+
+
+def test_a_sweep_from_before_there_was_a_start_had_none() -> None:
+    journal = MemoryJournal()
+    ledger_of({0: [0.5]}, journal=journal)
+    for event in journal.kept:
+        event.pop("start", None)
+    assert recorded_start(journal) == ()
+    assert Ledger(journal).trial("t0").start is None
