@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow test-shared lint graph bench bench-methods bench-search record gtsrb joint lock clean
+.PHONY: demo test test-slow test-shared lint graph bench bench-methods bench-search bench-live record gtsrb joint lock clean
 
 demo: $(READY)  ## run the main job on real images, in two to three minutes
 	$(BIN)/prunetune demo
@@ -34,6 +34,9 @@ bench-methods: $(READY)  ## every way to transfer on the same axes, about half a
 
 bench-search: $(READY)  ## searches replayed over recorded curves, hours; WITH="--seeds 3 …" for some
 	$(BIN)/python -m tests.benchmarks.search.bench $(WITH)
+
+bench-live: $(READY)  ## whole sweeps with real training, hours; WITH="--tasks gtsrb …" for some
+	$(BIN)/python -m tests.benchmarks.live $(WITH)
 
 record: $(READY)  ## learning curves for bench-search, nine hours of one core at low priority; resumes
 	$(BIN)/python -m tests.benchmarks.record $(WITH)

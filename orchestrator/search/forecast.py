@@ -157,7 +157,7 @@ def logit(errors: Floats) -> Floats:
 
 def error_of(logits: Floats) -> Floats:
     """The errors, 0-1, whose logits are given."""
-    errors: Floats = 1 / (1 + np.exp(-logits))
+    errors: Floats = (1 + np.tanh(logits / 2)) / 2  # the logistic function, which never overflows
     return errors
 
 
