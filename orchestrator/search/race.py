@@ -155,16 +155,20 @@ class Race:
         return move if short and _fits(field, room, move, at + 1) else None
 
     def _finishing_move(self, field: Field, room: Room) -> tuple[Move | None, bool]:
-        """The highest raise of a good trial that the budget holds, and whether any was wanted."""
+        """The highest raise of a good trial that the budget holds, and whether any was wanted.
+
+        Raises to the lower half of the rungs are wanted by nobody, but fill what is left.
+        """
         wanted = False
         for below, rung in self._climbs(field):
-            if 2 * rung < self._top(field) or not field.ready(below):
+            upper = 2 * rung >= self._top(field)
+            if not field.ready(below) or not (upper or wanted):
                 continue
             leader = self._leader(field, below, rung)
             ended = field.ended(below)
             if 2 * sum(place < leader for place in ended) >= len(ended):
                 continue
-            wanted = True
+            wanted = wanted or upper
             move = _up(field.trial(leader[-1]), field.levels[rung])
             if _fits(field, room, move, rung):
                 return move, wanted

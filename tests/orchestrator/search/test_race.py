@@ -97,7 +97,9 @@ def test_the_last_of_the_budget_raises_the_best_and_begins_nothing() -> None:
     trials = [ended(0, 2, 0.2), ended(1, 2, 0.3), *(ended(n, 0, 0.5) for n in range(2, 5))]
     room = Room(flops=1e10, share_left=FINISH_SHARE / 2)
     assert wanted(*trials, room=room) == Move(trial=trials[0], target_flops=LEVELS[3])
-    assert wanted(*trials, room=replace(room, flops=5e9)) is None, "the raise costs 6e9"
+    lower = Move(trial=trials[2], target_flops=LEVELS[1])
+    assert wanted(*trials, room=replace(room, flops=5e9)) == lower, "that raise costs 6e9"
+    assert wanted(*trials, room=replace(room, flops=LEVELS[0])) is None, "though a recipe would fit"
 
 
 def test_the_leader_climbs_while_the_budget_still_holds_its_way_to_the_top() -> None:
