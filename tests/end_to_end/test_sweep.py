@@ -55,7 +55,7 @@ def tiny(folder: Path, cache: Path) -> dict[str, Any]:
         },
         "budget": {"trials": TRIALS},
         "rungs": {"min_flops": 2e9, "max_flops": 1e10, "per_decade": 3},
-        "search": {"startup_trials": 6, "min_peers": 4},
+        "search": {"min_peers": 4},
         "resources": {"concurrent": 2},
         "storage": {"folder": str(folder), "cache": str(cache)},
     }
