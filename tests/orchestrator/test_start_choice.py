@@ -68,7 +68,9 @@ def birds(tmp_path: Path) -> str:
 
 
 def test_a_sampler_as_published_starts_from_nothing_unless_told_otherwise() -> None:
-    assert choice(search={"sampler": "tpe"}) == StartChoice(recipes=(), told="recipes drawn from the space")
+    assert choice(search={"sampler": "tpe"}) == StartChoice(
+        recipes=(), told="recipes drawn from the space"
+    )
 
 
 def test_the_users_own_come_in_their_order() -> None:
