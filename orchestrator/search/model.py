@@ -1,4 +1,4 @@
-"""Recipes of which a model expects most: of a sweep a forecast, else what a study has shown."""
+"""Recipes that a model expects most of: a sweep's forecast, or that of any study's values."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,6 +10,7 @@ from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as StudyState
 
+from orchestrator.search.fallback import USE_SECONDS, DispensableForecaster
 from orchestrator.search.forecaster import Forecaster
 from orchestrator.search.sampler import MakeDraws
 from orchestrator.search.study_forecast import StudyForecast
@@ -23,11 +24,17 @@ RANDOM_SHARE = 0.2
 """Share of recipes that are drawn at random however much is known."""
 
 
-def model(forecaster: Forecaster) -> MakeDraws:
-    """Draws the recipes that the forecaster expects most of, among variations of the history's."""
+def model(forecaster: DispensableForecaster, *, otherwise: MakeDraws) -> MakeDraws:
+    """Draws the recipes that the forecaster expects most of, among variations of the history's.
+
+    Once the forecaster is given up, `otherwise` draws.
+    """
 
     def draws(history: optuna.Study, seed: int) -> BaseSampler:
-        return ModelSampler(seed=seed, forecaster=forecaster, history=history)
+        if not forecaster.given_up:
+            with forecaster.watched(USE_SECONDS):
+                return ModelSampler(seed=seed, forecaster=forecaster, history=history)
+        return otherwise(history, seed)
 
     return draws
 

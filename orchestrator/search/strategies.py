@@ -10,6 +10,7 @@ from optuna.samplers import RandomSampler
 
 from orchestrator.search.chance import Chance
 from orchestrator.search.config import AUTO, Budget, SearchConfig
+from orchestrator.search.fallback import DispensableForecaster
 from orchestrator.search.forecaster import Forecaster
 from orchestrator.search.gp import gp
 from orchestrator.search.halving import Halving
@@ -41,12 +42,14 @@ class Rivals:
     """The highest; None for the grid's."""
 
 
-SAMPLERS: Mapping[str, Callable[[SearchConfig, Forecaster], MakeDraws]] = {
+SAMPLERS: Mapping[str, Callable[[SearchConfig, DispensableForecaster], MakeDraws]] = {
     "tpe": lambda search, forecaster: tpe(startup_trials=search.startup_trials),
     "nsga2": lambda search, forecaster: nsga2(population=max(2, search.startup_trials)),
     "random": lambda search, forecaster: uniform,
     "gp": lambda search, forecaster: gp(startup_trials=max(2, search.startup_trials)),
-    "model": lambda search, forecaster: model(forecaster),
+    "model": lambda search, forecaster: model(
+        forecaster, otherwise=tpe(startup_trials=search.startup_trials)
+    ),
 }
 """The names that `search.sampler` may give besides auto."""
 SCHEDULERS: Mapping[str, Callable[[SearchConfig, Rivals], Scheduler]] = {
@@ -81,7 +84,7 @@ def build_strategy(
     Raises `InputError` for a name that is not known.
     """
     search = search.resolved()
-    forecaster = Forecaster(seed=seed) if search.sampler == "model" else None
+    forecaster = DispensableForecaster(seed=seed) if search.sampler == "model" else None
     lowest, highest = aims(space, ranges, problem)
     rivals = Rivals(forecaster=forecaster, lowest=lowest, highest=highest)
     sampler = StudySampler(
@@ -118,10 +121,12 @@ def aims(space: Space, ranges: Ranges, problem: Problem) -> tuple[int, int]:
     return max(0, min(rungs)), max(0, max(rungs))
 
 
-def sampler_draws(search: SearchConfig, forecaster: Forecaster | None = None) -> MakeDraws:
+def sampler_draws(
+    search: SearchConfig, forecaster: DispensableForecaster | None = None
+) -> MakeDraws:
     """Builds what `search.sampler` names; raises `InputError` for a name that is not known."""
     _known(search.sampler, SAMPLERS, key="search.sampler")
-    return SAMPLERS[search.resolved().sampler](search, forecaster or Forecaster(seed=0))
+    return SAMPLERS[search.resolved().sampler](search, forecaster or DispensableForecaster(seed=0))
 
 
 def scheduler(search: SearchConfig, rivals: Rivals = _ALL) -> Scheduler:

@@ -1,4 +1,4 @@
-"""What a study's own values tell of recipes, where no field of learning curves is known."""
+"""A forecast of a study's values, where no learning curves are known."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -75,7 +75,7 @@ class StudyForecast:
         return np.array(trees).reshape(len(trees), len(recipes), self._weights.shape[1])
 
     def _worth(self, ranks: Floats) -> Floats:
-        """What ranks [..., objectives] are worth by every weighting: [..., weightings]."""
+        """The worth of ranks [..., objectives] by every weighting: [..., weightings]."""
         weighed = ranks[..., None, :] * self._weights
         worth: Floats = weighed.max(axis=-1) + SUM_WEIGHT * weighed.sum(axis=-1)
         return worth
