@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 from orchestrator.cluster.config import RayConfig, ResourcesConfig
-from orchestrator.search.config import Budget, SearchConfig
+from orchestrator.search.config import BEFORE_AUTO, Budget, SearchConfig
 from orchestrator.section import Section
 from trainables.backbones.source import BackboneSource
 from trainables.errors import InputError, first_line
@@ -123,6 +123,10 @@ class SweepConfig(Section):
         """The sweep's folder, absolute."""
         return Path(self.storage.folder or Path("runs") / self.name).expanduser().resolve()
 
+    def resolved(self) -> Self:
+        """Returns the config with the names that auto stands for."""
+        return self.model_copy(update={"search": self.search.resolved()})
+
 
 class PretrainConfig(Section):
     """Everything that the pretraining of a backbone needs to know."""
@@ -146,20 +150,20 @@ def read_config(kind: type[C], path: Path, overrides: Iterable[str] = ()) -> C:
     Raises `InputError`, one sentence, when the file is missing, is no YAML, has unknown keys, or
     has values that make no sense.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise InputError(
-            f"The config {path} cannot be read ({error.strerror}); give the path of a YAML file."
-        ) from error
-    except UnicodeDecodeError as error:
-        raise InputError(f"The config {path} is no text; give the path of a YAML file.") from error
-    values = _parse(text, what=str(path))
-    if not isinstance(values, dict):
-        raise InputError(f"The config {path} holds no mapping; see the README for an example.")
+    values = _values(path)
     for override in overrides:
         _override(values, override)
     return validate(kind, values, what=str(path))
+
+
+def read_begun(path: Path) -> SweepConfig:
+    """Returns the config that a sweep was begun with, which lies at `path` in its folder.
+
+    Where an older prunetune did not write what was not to be chosen then, it is what it was.
+    """
+    values = _values(path)
+    values["search"] = {**BEFORE_AUTO, **(values.get("search") or {})}
+    return validate(SweepConfig, values, what=str(path))
 
 
 def validate(kind: type[C], values: Mapping[str, Any], *, what: str) -> C:
@@ -197,6 +201,21 @@ def _where(error: yaml.YAMLError) -> str:
         return first_line(error)
     mark = error.problem_mark
     return f"{error.problem} in line {mark.line + 1}, column {mark.column + 1}"
+
+
+def _values(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError(
+            f"The config {path} cannot be read ({error.strerror}); give the path of a YAML file."
+        ) from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"The config {path} is no text; give the path of a YAML file.") from error
+    values = _parse(text, what=str(path))
+    if not isinstance(values, dict):
+        raise InputError(f"The config {path} holds no mapping; see the README for an example.")
+    return values
 
 
 def _override(values: dict[str, Any], override: str) -> None:

@@ -88,6 +88,7 @@ class Examination:
         search = self._config.search
         sampler_draws(search)
         scheduler(search)
+        search = search.resolved()
         return f"sampler {search.sampler}, scheduler {search.scheduler}"
 
     def _check_backbone(self) -> str:

@@ -15,8 +15,8 @@ from orchestrator.search.portfolio import SHIPPED, SIZE, KnownRecipe, choose, re
 from orchestrator.search.start import SHARE, StartRecipe, affordable
 from orchestrator.search.strategies import aims
 
-KNOWING_SAMPLERS = ("auto", "model")
-"""The samplers that begin with the portfolio unless told otherwise; the others are as published."""
+KNOWING_SAMPLER = "model"
+"""The sampler that begins with the portfolio unless told otherwise; others are as published."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +113,7 @@ def _portfolio(config: SweepConfig) -> Path | None:
         case "none":
             return None
         case "auto":
-            built_in = ":" not in config.space.function
-            return SHIPPED if built_in and config.search.sampler in KNOWING_SAMPLERS else None
+            knows = config.search.resolved().sampler == KNOWING_SAMPLER
+            return SHIPPED if knows and ":" not in config.space.function else None
         case path:
             return Path(path).expanduser()

@@ -15,17 +15,18 @@ from analysis.table import read_measurements
 from orchestrator.cluster.gpu_shares import gpu_shares
 from orchestrator.cluster.resources import connect
 from orchestrator.cluster.session import run_trials
-from orchestrator.config import SweepConfig, read_config, to_yaml
+from orchestrator.config import SweepConfig, read_begun, read_config, to_yaml
 from orchestrator.doctor import Examination
 from orchestrator.exporting import checkpoint_of, write_model
 from orchestrator.inputs import SweepInputs
 from orchestrator.search.chance import Chance
+from orchestrator.search.config import BEFORE_AUTO
 from orchestrator.search.driver import Driver
 from orchestrator.search.start import StartRecipe
 from orchestrator.search.strategies import build_strategy
 from orchestrator.store.folder import SweepFolder
 from orchestrator.store.journal import Journal
-from orchestrator.store.ledger import Ledger, recorded_start
+from orchestrator.store.ledger import Ledger, recorded_search, recorded_start
 from orchestrator.store.retention import CheckpointKeeper
 from orchestrator.store.tables import TableWriter
 from orchestrator.terminal.progress import Progress
@@ -70,10 +71,12 @@ class Sweep:
         with self._folder.locked():
             if not fresh:
                 self._check_unchanged()
+                self._keep_search()
             self._console.print("[dim]checking the config …[/]")
             start = None if fresh else self._start_so_far()
             inputs = SweepInputs(self._config, after=self._after, start=start)
             Examination(inputs).run()
+            self._config = self._config.resolved()
             self._console.print(f"[dim]start: {escape(inputs.start.told)}[/]")
             started_ray = connect(self._config.ray.address)
             try:
@@ -87,8 +90,6 @@ class Sweep:
 
     def _start_so_far(self) -> list[StartRecipe] | None:
         """The recipes that the sweep started with; None where it has not begun."""
-        if not self._folder.config.is_file():
-            return None
         recipes = recorded_start(Journal(self._folder.storage(), "journal"))
         return None if recipes is None else [StartRecipe(**recipe) for recipe in recipes]
 
@@ -103,14 +104,14 @@ class Sweep:
         storage = folder.storage()
         journal = Journal(storage, "journal")
         ledger = Ledger(journal)
-        ledger.open(sweep_id=ledger.sweep_id or f"{config.name}-{secrets.token_hex(4)}")
-        assert ledger.sweep_id is not None
+        sweep_id = ledger.sweep_id or f"{config.name}-{secrets.token_hex(4)}"
+        ledger.open(sweep_id=sweep_id, search=config.search.names)
         if ledger.start is None:
             ledger.started_with([recipe.to_dict() for recipe in inputs.start.recipes])
         strategy = build_strategy(
             config.search,
             study_path=folder.study,
-            sweep_id=ledger.sweep_id,
+            sweep_id=sweep_id,
             space=inputs.space,
             ranges=config.space.ranges,
             problem=inputs.problem,
@@ -199,6 +200,19 @@ class Sweep:
                 f"The sweep in {self._folder.root} was started with other rungs, and only "
                 f"rungs.max_flops may be raised; {mend}."
             )
+
+    def _keep_search(self) -> None:
+        """Has a sweep that has begun go on with its sampler and scheduler where auto is asked for.
+
+        They are in the journal, or, where an older prunetune began it, in its config.
+        """
+        names = recorded_search(Journal(self._folder.storage(), "journal"))
+        if names is None:
+            return
+        if not names and self._folder.config.is_file():
+            names = read_begun(self._folder.config).search.names
+        search = self._config.search.going_on(names or BEFORE_AUTO)
+        self._config = self._config.model_copy(update={"search": search})
 
     def _setting(self) -> TrialSetting:
         task, source = self._config.task, self._config.source_task

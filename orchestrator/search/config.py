@@ -1,10 +1,16 @@
 """The config's sections on the search: its budget, and how recipes are drawn and trials judged."""
 
+from collections.abc import Mapping
 from typing import Self
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from orchestrator.section import Seconds, Section
+
+AUTO = "auto"
+"""The name that stands for what won in replays of recorded curves (`make bench-search`)."""
+BEFORE_AUTO: Mapping[str, str] = {"sampler": "tpe", "scheduler": "halving"}
+"""The names that a sweep has had which an older prunetune began and which tells none."""
 
 
 class Budget(Section):
@@ -27,23 +33,50 @@ class Budget(Section):
 class SearchConfig(Section):
     """The search: how recipes are drawn and races decided."""
 
-    sampler: str = "tpe"
-    """The source of recipes: tpe, gp, nsga2, random, or model (those that a forecast of learning
-    curves expects most of)."""
-    scheduler: str = "halving"
-    """The rule that decides which trials go on: halving (the worse are stopped),
-    race (recipes begin cheap and the best are raised rung by rung), or none."""
+    sampler: str = "auto"
+    """The source of recipes: auto (model if trials race, else tpe), model (those that a forecast of
+    the sweep's learning curves expects most of), tpe, gp, nsga2 or random. A sweep that goes on
+    under auto keeps the sampler that it had."""
+    scheduler: str = "auto"
+    """The rule that decides which trials go on: auto (race), race (recipes begin cheap and the best
+    are raised rung by rung), halving (the worse are stopped) or none. A sweep that goes on under
+    auto keeps the scheduler that it had."""
     portfolio: str = "auto"
     """Recipes that served earlier tasks well, tried first unless the sweep has others to start
-    with: auto (ours, with a built-in space and the sampler auto or model), none, or a file that
+    with: auto (ours, with a built-in space and the sampler model), none, or a file that
     `prunetune portfolio` wrote."""
     startup_trials: PositiveInt = 16
-    """Recipes drawn at random before the sampler learns from results."""
+    """The samplers tpe and gp draw so many recipes at random before they learn from results, and
+    nsga2 has so many a generation; model and random do not ask."""
     reduction_factor: float | None = Field(default=2.0, gt=1.0)
-    """A trial goes on past a rung if it is among the best 1/reduction_factor; with null all do."""
+    """The scheduler halving lets a trial go on past a rung if it is among the best
+    1/reduction_factor; race does not ask. With null, whatever the scheduler, all go on: none."""
     min_peers: PositiveInt = 6
-    """Trials that must have been measured at a rung before any is stopped there."""
+    """Trials that must have been measured at a rung before halving stops any there, and before
+    any, whatever the scheduler, ends there as diverged because it only guesses."""
     generation: PositiveInt | None = None
     """Recipes a generation. The recipes of a generation depend only on whole generations before it,
     so that two sweeps with one seed give the same recipes, at the price of idle slots between
     generations. When left out, every recipe depends on all results there are."""
+
+    def resolved(self) -> Self:
+        """Returns the search with the names that auto stands for."""
+        scheduler = "race" if self.scheduler == AUTO else self.scheduler
+        if self.reduction_factor is None:
+            scheduler = "none"
+        best = "model" if scheduler == "race" else "tpe"
+        sampler = best if self.sampler == AUTO else self.sampler
+        return self.model_copy(update={"sampler": sampler, "scheduler": scheduler})
+
+    def going_on(self, names: Mapping[str, str]) -> Self:
+        """Returns the search of a sweep that has begun with the names of sampler and scheduler.
+
+        Where the search says auto, the sweep goes on with what it had.
+        """
+        kept = {key: name for key, name in names.items() if getattr(self, key) == AUTO}
+        return self.model_copy(update=kept)
+
+    @property
+    def names(self) -> Mapping[str, str]:
+        """The names of sampler and scheduler, by their keys."""
+        return {"sampler": self.sampler, "scheduler": self.scheduler}

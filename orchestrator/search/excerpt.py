@@ -40,7 +40,7 @@ def excerpt(trials: Sequence[FrozenTrial], *, longest: int = LONGEST) -> Sequenc
 
 def best(trials: Iterable[FrozenTrial], count: int) -> list[FrozenTrial]:
     """Returns the best of the complete and feasible trials, front after front."""
-    feasible = [t for t in trials if t.state is StudyState.COMPLETE and _is_feasible(t)]
+    feasible = [t for t in trials if t.state is StudyState.COMPLETE and is_feasible(t)]
     if not feasible:
         return []
     values = np.array([trial.values for trial in feasible], dtype=np.float64)
@@ -62,6 +62,11 @@ def study_of(trials: Sequence[FrozenTrial], directions: Sequence[StudyDirection]
     )
 
 
+def is_feasible(trial: FrozenTrial) -> bool:
+    """Tells whether a trial violates no constraint."""
+    return not trial.system_attrs or all(value <= 0 for value in trial.constraints.values())
+
+
 class _Shown(InMemoryStorage):
     """Shows trials that another storage holds, without copying them, and keeps no others."""
 
@@ -79,10 +84,6 @@ class _Shown(InMemoryStorage):
 
     def set_trial_system_attr(self, trial_id: int, key: str, value: Any) -> None:
         """Forgets what a sampler notes on the trial that it draws for, which is thrown away."""
-
-
-def _is_feasible(trial: FrozenTrial) -> bool:
-    return not trial.system_attrs or all(value <= 0 for value in trial.constraints.values())
 
 
 def _spread(front: NDArray[np.intp], values: NDArray[np.float64], count: int) -> list[int]:

@@ -59,7 +59,7 @@ class Forecast:
         points = [(curve, *point) for curve in curves for point in curve.points]
         if len(points) < 2:
             raise ValueError(f"{len(points)} measured points are too few for a forecast.")
-        self._columns = _columns(curves)
+        self._columns = columns(curves)
         values = np.array([self._values(curve) for curve in curves])
         owners = np.repeat(np.arange(len(curves)), [len(curve.points) for curve in curves])
         compute = np.array([[log10(f), log10(c.target_flops / f)] for c, f, *_ in points])
@@ -114,7 +114,7 @@ class Forecast:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Column:
+class Column:
     """A number that the trees split by: a value, or whether it is a certain choice."""
 
     name: str
@@ -127,24 +127,26 @@ class _Column:
         value = params[self.name]
         if self.choice is not None:
             return float(repr(value) == self.choice)
+        if not isinstance(value, int | float) or (self.log and value <= 0):
+            return float("nan")  # other recipes have it from another kind of range
         return log10(value) if self.log else float(value)
 
 
-def _columns(curves: Sequence[Curve]) -> list[_Column]:
+def columns(curves: Sequence[Curve]) -> list[Column]:
     """The columns of all parameters that a curve has, in alphabetical order.
 
     A parameter that one trial chose from a list and another from a range counts as chosen.
     """
-    known: dict[str, dict[_Column, None]] = {}
+    known: dict[str, dict[Column, None]] = {}
     for curve in curves:
         for name, distribution in curve.distributions.items():
             if name == TARGET:
                 continue
-            columns = known.setdefault(name, {})
+            own = known.setdefault(name, {})
             if isinstance(distribution, IntDistribution | FloatDistribution):
-                columns[_Column(name=name, log=distribution.log)] = None
+                own[Column(name=name, log=distribution.log)] = None
             else:
-                columns[_Column(name=name, choice=repr(curve.params[name]))] = None
+                own[Column(name=name, choice=repr(curve.params[name]))] = None
     return [column for name in sorted(known) for column in known[name]]
 
 

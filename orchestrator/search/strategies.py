@@ -1,16 +1,16 @@
 """Search strategies by the names that the config gives, built in this one place."""
 
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TypeVar
 
 from optuna.samplers import RandomSampler
 
 from orchestrator.search.chance import Chance
-from orchestrator.search.config import Budget, SearchConfig
+from orchestrator.search.config import AUTO, Budget, SearchConfig
+from orchestrator.search.fallback import DispensableForecaster
 from orchestrator.search.forecaster import Forecaster
 from orchestrator.search.gp import gp
 from orchestrator.search.halving import Halving
@@ -42,24 +42,24 @@ class Rivals:
     """The highest; None for the grid's."""
 
 
-SAMPLERS: Mapping[str, Callable[[SearchConfig, Forecaster], MakeDraws]] = {
+SAMPLERS: Mapping[str, Callable[[SearchConfig, DispensableForecaster], MakeDraws]] = {
     "tpe": lambda search, forecaster: tpe(startup_trials=search.startup_trials),
     "nsga2": lambda search, forecaster: nsga2(population=max(2, search.startup_trials)),
     "random": lambda search, forecaster: uniform,
     "gp": lambda search, forecaster: gp(startup_trials=max(2, search.startup_trials)),
-    "model": lambda search, forecaster: model(forecaster),
-}
-"""The names that `search.sampler` may give."""
-SCHEDULERS: Mapping[str, Callable[[SearchConfig, float, Rivals], Scheduler]] = {
-    "halving": lambda search, factor, rivals: Halving(
-        reduction_factor=factor, min_peers=search.min_peers
+    "model": lambda search, forecaster: model(
+        forecaster, otherwise=tpe(startup_trials=search.startup_trials)
     ),
-    "race": lambda search, factor, rivals: Race(
+}
+"""The names that `search.sampler` may give besides auto."""
+SCHEDULERS: Mapping[str, Callable[[SearchConfig, Rivals], Scheduler]] = {
+    "halving": lambda search, rivals: halving(search),
+    "race": lambda search, rivals: Race(
         forecaster=rivals.forecaster, lowest=rivals.lowest, highest=rivals.highest
     ),
-    "none": lambda search, factor, rivals: NoRace(),
+    "none": lambda search, rivals: NoRace(),
 }
-"""The names that `search.scheduler` may give; built with the reduction factor."""
+"""The names that `search.scheduler` may give besides auto."""
 _ALL = Rivals()
 _AIMS = 256
 """Recipes drawn to find out between which rungs a space has them aim."""
@@ -83,7 +83,8 @@ def build_strategy(
 
     Raises `InputError` for a name that is not known.
     """
-    forecaster = Forecaster(seed=seed) if search.sampler == "model" else None
+    search = search.resolved()
+    forecaster = DispensableForecaster(seed=seed) if search.sampler == "model" else None
     lowest, highest = aims(space, ranges, problem)
     rivals = Rivals(forecaster=forecaster, lowest=lowest, highest=highest)
     sampler = StudySampler(
@@ -106,6 +107,12 @@ def build_strategy(
     )
 
 
+def halving(search: SearchConfig) -> Halving:
+    """Builds the halving race, which has a factor by which trials are reduced."""
+    assert search.reduction_factor is not None  # else nobody races: `SearchConfig.resolved`
+    return Halving(reduction_factor=search.reduction_factor, min_peers=search.min_peers)
+
+
 def aims(space: Space, ranges: Ranges, problem: Problem) -> tuple[int, int]:
     """The lowest and the highest rung that recipes of the space aim at."""
     draws = (draw(space, ranges, problem, RandomSampler(seed=seed)) for seed in range(_AIMS))
@@ -114,27 +121,25 @@ def aims(space: Space, ranges: Ranges, problem: Problem) -> tuple[int, int]:
     return max(0, min(rungs)), max(0, max(rungs))
 
 
-def sampler_draws(search: SearchConfig, forecaster: Forecaster | None = None) -> MakeDraws:
+def sampler_draws(
+    search: SearchConfig, forecaster: DispensableForecaster | None = None
+) -> MakeDraws:
     """Builds what `search.sampler` names; raises `InputError` for a name that is not known."""
-    return _named(SAMPLERS, search.sampler, key="search.sampler")(
-        search, forecaster or Forecaster(seed=0)
-    )
+    _known(search.sampler, SAMPLERS, key="search.sampler")
+    return SAMPLERS[search.resolved().sampler](search, forecaster or DispensableForecaster(seed=0))
 
 
 def scheduler(search: SearchConfig, rivals: Rivals = _ALL) -> Scheduler:
     """Builds what `search.scheduler` names; raises `InputError` for a name that is not known."""
-    make = _named(SCHEDULERS, search.scheduler, key="search.scheduler")
-    if search.reduction_factor is None:
-        return NoRace()
-    return make(search, search.reduction_factor, rivals)
+    _known(search.scheduler, SCHEDULERS, key="search.scheduler")
+    return SCHEDULERS[search.resolved().scheduler](search, rivals)
 
 
-T = TypeVar("T")
-
-
-def _named(known: Mapping[str, T], name: str, *, key: str) -> T:
+def _known(name: str, others: Iterable[str], *, key: str) -> None:
+    """Raises `InputError` for a name that is neither auto nor among the others."""
+    known = (AUTO, *others)
     if name in known:
-        return known[name]
+        return
     close = get_close_matches(name, known, n=1)
     mend = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(known)}."
     raise InputError(f"{key}={name!r} is not known; {mend}")

@@ -11,6 +11,9 @@ from orchestrator.search.excerpt import excerpt
 from orchestrator.search.history_draws import HistoryDraws
 from orchestrator.search.sampler import MakeDraws
 
+LONGEST = 128
+"""Trials that TPE sees at most: it sorts them anew for every parameter."""
+
 
 def tpe(*, startup_trials: int) -> MakeDraws:
     """Draws by univariate multi-objective TPE (Ozaki et al. 2022, as Optuna has it).
@@ -35,7 +38,7 @@ def tpe(*, startup_trials: int) -> MakeDraws:
 class _TPEDraws(HistoryDraws):
     def __init__(self, history: optuna.Study, *, seed: int, startup_trials: int) -> None:
         trials = history.get_trials(deepcopy=False)
-        super().__init__(history, excerpt(trials), seed=seed)
+        super().__init__(history, excerpt(trials, longest=LONGEST), seed=seed)
         complete = sum(trial.state is StudyState.COMPLETE for trial in trials)
         # Univariate: conditional parameters are sampled as well as any, and it found better
         # frontiers than multivariate TPE in simulation.

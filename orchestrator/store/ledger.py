@@ -195,9 +195,10 @@ class Ledger:
                 for measurement in trial.measurements
             )
 
-    def open(self, *, sweep_id: str) -> None:
-        """A driver begins, or goes on with, the sweep."""
-        self._record({"event": "opened", "sweep_id": sweep_id})
+    def open(self, *, sweep_id: str, search: Mapping[str, str] | None = None) -> None:
+        """A driver begins, or goes on with, the sweep; `search` names its sampler and scheduler."""
+        named = {"search": dict(search)} if search else {}
+        self._record({"event": "opened", "sweep_id": sweep_id} | named)
 
     def started_with(self, recipes: Sequence[Mapping[str, Any]]) -> None:
         """Keeps the recipes to try first, in JSON types, for as long as the sweep lives."""
@@ -422,6 +423,19 @@ def recorded_start(journal: Journal) -> Sequence[Mapping[str, Any]] | None:
             recipes: Sequence[Mapping[str, Any]] = event.get("recipes", ())
             return recipes
     return None
+
+
+def recorded_search(journal: Journal) -> Mapping[str, str] | None:
+    """Returns the names of sampler and scheduler that the sweep's newest driver had.
+
+    Empty where an older prunetune kept none; None where the sweep has not begun.
+    """
+    search: Mapping[str, str] = {}
+    begun = False
+    for event in journal.events():
+        search = event.get("search", search) if event["event"] == "opened" else search
+        begun = begun or event["event"] == "suggested"
+    return search if begun else None
 
 
 _FOLDS: dict[str, Callable[[Ledger, Mapping[str, Any]], None]] = {

@@ -50,7 +50,7 @@ def swept(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Swept:
         "space": {"function": "joint", "ranges": {"learning_rate": {"low": 0.01}}},
         "budget": {"trials": TRIALS},
         "rungs": {"min_flops": 2e9, "max_flops": 8e9, "per_decade": 3},
-        "search": {"startup_trials": TRIALS, "generation": TRIALS},
+        "search": {"sampler": "random", "scheduler": "halving", "generation": TRIALS},
         "resources": {"concurrent": 2, "max_failures": 0},
         "storage": {"folder": str(folder / "sweep"), "cache": str(folder / "cache")},
     }

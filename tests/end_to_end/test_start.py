@@ -23,7 +23,6 @@ def run(folder: Path, *, trials: int, after: tuple[Path, ...] = (), **values: An
         "backbone": {"model": "test_resnet"},
         "budget": {"trials": trials},
         "rungs": {"min_flops": 2e9, "max_flops": 5e9},
-        "search": {"scheduler": "race"},
         "resources": {"concurrent": 1},
         "storage": {"folder": str(folder), "cache": str(folder.parent / "cache")},
     }

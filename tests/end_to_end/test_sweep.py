@@ -28,10 +28,12 @@ from analysis.table import frontier_of, read_measurements, read_trials, rows
 from orchestrator.config import SweepConfig, validate
 from orchestrator.exporting import export_point
 from orchestrator.store.journal import Journal
+from orchestrator.store.ledger import Ledger
 from orchestrator.sweep import Sweep
 from orchestrator.tracking.views import TRIAL_ID_TAG
 from tests.checkout import ROOT
 from tests.journals import events_of
+from tests.orchestrator.fake_trials import disk
 from tests.waiting import LIMIT_SECONDS, wait_until
 from trainables.errors import InputError
 from trainables.export import load_exported
@@ -55,7 +57,7 @@ def tiny(folder: Path, cache: Path) -> dict[str, Any]:
         },
         "budget": {"trials": TRIALS},
         "rungs": {"min_flops": 2e9, "max_flops": 1e10, "per_decade": 3},
-        "search": {"startup_trials": 6, "min_peers": 4},
+        "search": {"min_peers": 4},
         "resources": {"concurrent": 2},
         "storage": {"folder": str(folder), "cache": str(cache)},
     }
@@ -121,7 +123,8 @@ def extended(again: Swept) -> Swept:
 
 @pytest.fixture(scope="module")
 def renewed(extended: Swept) -> Swept:
-    return run(extended_to(2, extended) | {"seed": 1}, fresh=True)
+    drawn = {"seed": 1, "search": {"portfolio": "none"}}
+    return run(extended_to(2, extended) | drawn, fresh=True)
 
 
 def runs_of(swept: Swept) -> tuple[Run, list[Run]]:
@@ -189,13 +192,17 @@ def test_the_folder_has_what_it_should_and_nothing_else(swept: Swept) -> None:
     assert yaml.safe_load((swept.folder / "sweep.yaml").read_text())["name"] == "tiny"
 
 
-def test_checkpoints_are_kept_for_the_frontier_alone(swept: Swept) -> None:
+def test_checkpoints_are_kept_for_the_frontier_and_what_may_be_raised(swept: Swept) -> None:
     kept = {
         (trial.name, int(rung.name.removeprefix("rung-")))
         for trial in (swept.folder / "trials").iterdir()
         for rung in trial.iterdir()
     }
-    assert kept == {(p.trial_id, p.rung) for p in swept.frontier.points}
+    frontier = {(p.trial_id, p.rung) for p in swept.frontier.points}
+    trials = Ledger(Journal(disk(swept.folder), "journal")).trials()
+    ends = [(trial.trial_id, trial.measurements[-1]) for trial in trials if trial.measurements]
+    raisable = {(trial_id, end.rung) for trial_id, end in ends if end.trunk_flops > 0}
+    assert frontier <= kept <= frontier | raisable
 
 
 def test_the_frontier_is_what_the_table_says_and_is_tested(swept: Swept) -> None:
@@ -275,15 +282,16 @@ def test_the_same_command_again_runs_no_trial(swept: Swept, again: Swept) -> Non
     assert len(models_of(again)) == len(swept.frontier.points)
 
 
+def settled(swept: Swept) -> dict[tuple[str, int], dict[str, Any]]:
+    """The measurements without what later ones may change: tests, and steps kept for others."""
+    changing = {"test_error": None, "trunk_flops": None}
+    return {(row["trial_id"], row["rung"]): row | changing for row in swept.measurements}
+
+
 def test_more_trials_extend_it_and_leave_the_old_ones_alone(again: Swept, extended: Swept) -> None:
     assert extended.trials[:TRIALS] == again.trials
     assert len(extended.trials) == TRIALS + 2
-    before = {(row["trial_id"], row["rung"]): row for row in again.measurements}
-    after = {(row["trial_id"], row["rung"]): row for row in extended.measurements}
-    untested = {key: row | {"test_error": None} for key, row in after.items()}
-    assert {k: row | {"test_error": None} for k, row in before.items()}.items() <= (
-        untested.items()
-    )
+    assert settled(again).items() <= settled(extended).items()
     assert [metrics_of(model)["train_flops"] for model in models_of(extended)] == [
         p.train_flops for p in extended.frontier.points
     ]

@@ -7,7 +7,15 @@ from typing import Any
 import pytest
 import yaml
 
-from orchestrator.config import PretrainConfig, SweepConfig, read_config, to_yaml, validate
+from orchestrator.config import (
+    PretrainConfig,
+    SweepConfig,
+    read_begun,
+    read_config,
+    to_yaml,
+    validate,
+)
+from orchestrator.search.config import SearchConfig
 from trainables.errors import InputError
 from trainables.images.tasks import TaskSource
 
@@ -220,6 +228,43 @@ def test_a_config_from_before_a_key_was_there_reads_as_one_that_leaves_it_out(
         assert values["task"].pop(key) is None
     (tmp_path / "before.yaml").write_text(yaml.safe_dump(values))
     assert read(tmp_path / "before.yaml") == read(config)
+
+
+def test_a_sweep_from_before_auto_reads_as_what_it_was(config: Path) -> None:
+    old = yaml.safe_load(config.read_text())
+    config.write_text(yaml.safe_dump(old | {"search": {"startup_trials": 4}}))
+    assert read_begun(config).search.names == {"sampler": "tpe", "scheduler": "halving"}
+    assert read_begun(config).search.startup_trials == 4
+    config.write_text(yaml.safe_dump(old | {"search": {"scheduler": "race"}}))
+    assert read_begun(config).search.names == {"sampler": "tpe", "scheduler": "race"}
+    config.write_text(to_yaml(read(config).resolved()))
+    assert read_begun(config) == read(config).resolved()
+
+
+@pytest.mark.parametrize(
+    ("search", "sampler", "scheduler"),
+    [
+        ({}, "model", "race"),
+        ({"sampler": "gp"}, "gp", "race"),
+        ({"scheduler": "race"}, "model", "race"),
+        ({"scheduler": "halving"}, "tpe", "halving"),
+        ({"scheduler": "none"}, "tpe", "none"),
+        ({"reduction_factor": None}, "tpe", "none"),
+        ({"reduction_factor": None, "sampler": "model", "scheduler": "race"}, "model", "none"),
+    ],
+)
+def test_auto_stands_for_the_model_and_the_race(
+    search: dict[str, Any], sampler: str, scheduler: str
+) -> None:
+    resolved = SearchConfig(**search).resolved()
+    assert resolved.names == {"sampler": sampler, "scheduler": scheduler}
+    assert resolved.resolved() == resolved
+
+
+def test_a_sweep_goes_on_with_what_it_had_unless_told_otherwise() -> None:
+    had = {"sampler": "tpe", "scheduler": "halving"}
+    assert SearchConfig().going_on(had).names == had
+    assert SearchConfig(scheduler="race").going_on(had).names == had | {"scheduler": "race"}
 
 
 def test_a_task_is_told_apart_by_all_that_the_config_says_of_it(config: Path) -> None:

@@ -124,7 +124,7 @@ def history(trials: int) -> optuna.Study:
 
 
 def drawn(forecaster: Forecaster, past: optuna.Study, seed: int) -> dict[str, object]:
-    sampler = ModelSampler(forecaster, past, seed=seed)
+    sampler = ModelSampler(seed=seed, forecaster=forecaster, history=past)
     asked = optuna.create_study(sampler=sampler).ask()
     asked.suggest_float("rate", 1e-4, 1.0, log=True)
     if asked.suggest_categorical("kind", ("plain", "deep")) == "deep":
@@ -153,7 +153,7 @@ def test_a_draw_depends_on_its_seed_and_the_history_alone() -> None:
 def test_a_value_that_is_no_longer_offered_is_not_handed_out() -> None:
     forecaster, past = learnt(40), history(40)
     for seed in range(10):
-        sampler = ModelSampler(forecaster, past, seed=seed)
+        sampler = ModelSampler(seed=seed, forecaster=forecaster, history=past)
         asked = optuna.create_study(sampler=sampler).ask()
         assert asked.suggest_categorical("kind", ("flat",)) == "flat"
         assert 0.5 <= asked.suggest_float("rate", 0.5, 1.0, log=True) <= 1.0

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.store.ledger import Ledger, TrialState, recorded_start
+from orchestrator.store.ledger import Ledger, TrialState, recorded_search, recorded_start
 from tests.orchestrator.fake_trials import (
     LEVELS,
     Clock,
@@ -267,3 +267,19 @@ def test_a_sweep_from_before_there_was_a_start_had_none() -> None:
         event.pop("start", None)
     assert recorded_start(journal) == ()
     assert Ledger(journal).trial("t0").start is None
+
+
+def test_the_newest_drivers_search_is_kept() -> None:
+    journal = MemoryJournal()
+    ledger = ledger_of({}, journal=journal)
+    ledger.open(sweep_id="sweep", search={"sampler": "tpe", "scheduler": "race"})
+    assert recorded_search(journal) is None  # nothing was drawn by it
+    ledger.suggested(record(0))
+    ledger.open(sweep_id="sweep", search={"sampler": "gp", "scheduler": "race"})
+    assert recorded_search(journal) == {"sampler": "gp", "scheduler": "race"}
+
+
+def test_an_older_sweep_has_no_search_to_tell() -> None:
+    journal = MemoryJournal()
+    ledger_of({0: [0.5]}, journal=journal)
+    assert recorded_search(journal) == {}

@@ -1,0 +1,70 @@
+"""A forecast that a sweep can do without."""
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+
+from orchestrator.search.field import Field
+from orchestrator.search.forecast import Floats
+from orchestrator.search.forecaster import Forecaster
+from orchestrator.store.ledger import TrialRecord
+from trainables.errors import first_line
+
+FIT_SECONDS = 60.0
+"""Longest time that a forecast may take to be made; it takes one second on an idle machine."""
+USE_SECONDS = 10.0
+"""Longest time that asking it may take; it takes a tenth of a second."""
+
+_log = logging.getLogger(__name__)
+
+
+class DispensableForecaster(Forecaster):
+    """A forecaster that is given up for good when it fails or takes too long, which is said once.
+
+    It is never ready from then on: the race goes by errors alone, and recipes are drawn by another
+    sampler. A driver that is started again tries anew.
+    """
+
+    given_up = False
+    """Whether it has failed."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether enough was measured for a forecast, and none has failed."""
+        return not self.given_up and super().ready
+
+    def learn(self, field: Field) -> None:
+        """Makes a new forecast where the field has grown enough."""
+        if not self.given_up:
+            with self.watched(FIT_SECONDS):
+                super().learn(field)
+
+    def further_gains(self, trials: Sequence[TrialRecord], *, rung: int) -> Floats:
+        """Expected hypervolume that trials add, as a forecaster tells; 0 for all when it fails."""
+        with self.watched(USE_SECONDS):
+            return super().further_gains(trials, rung=rung)
+        return np.zeros(len(trials))
+
+    @contextmanager
+    def watched(self, seconds: float) -> Iterator[None]:
+        """Gives the forecast up if what is done with it raises, or takes longer."""
+        started = time.monotonic()
+        try:
+            yield
+        except Exception as error:  # whatever it is, the sweep goes on
+            self._give_up(f"{type(error).__name__}: {first_line(error)}")
+            return
+        if (took := time.monotonic() - started) > seconds:
+            self._give_up(f"it took {took:.2g} seconds and may take {seconds:.2g}")
+
+    def _give_up(self, reason: str) -> None:
+        if not self.given_up:
+            _log.warning(
+                "The forecast of learning curves is given up (%s): from here on the race goes by "
+                "errors alone, and the sampler is tpe.",
+                reason,
+            )
+        self.given_up = True

@@ -1,0 +1,59 @@
+"""A forecast that fails is given up, which is said once, and the sweep goes on without it."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from orchestrator.search.config import Budget
+from orchestrator.search.fallback import DispensableForecaster
+from search_spaces.problem import Problem
+from search_spaces.recipe import Recipe
+from search_spaces.space import Trial
+from tests.orchestrator.search.rehearsals import rehearsal
+from tests.orchestrator.search.test_auto import any_recipe
+
+TRIALS = 30
+
+
+def astronomic(trial: Trial, problem: Problem) -> Recipe:
+    """A user's space with a parameter that no forest of single precision can hold."""
+    trial.suggest_float("temperature", 1e200, 1e300)
+    rung = trial.suggest_int("target_rung", 0, len(problem.rungs) - 1)
+    return any_recipe(trial, target_flops=problem.rungs[rung])
+
+
+def test_a_sweep_goes_on_without_a_forecast_that_fails(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    swept = rehearsal(tmp_path, space=astronomic, budget=Budget(trials=TRIALS), startup_trials=4)
+    outlook = swept.run()
+    assert len(swept.ledger) == TRIALS
+    assert sum(rung.raised for rung in outlook.rungs) > 3
+    (said,) = [record.message for record in caplog.records]
+    assert said.startswith("The forecast of learning curves is given up (")
+    assert "the race goes by errors alone, and the sampler is tpe" in said
+
+
+def test_the_recipes_are_then_those_of_tpe(tmp_path: Path) -> None:
+    """They are the same from the first on: the model draws at random until it has a forecast."""
+    fallen = rehearsal(tmp_path / "a", space=astronomic, budget=Budget(trials=TRIALS))
+    tpe = rehearsal(tmp_path / "b", space=astronomic, budget=Budget(trials=TRIALS), sampler="tpe")
+    fallen.run()
+    tpe.run()
+    rates = [[t.recipe.learning_rate for t in s.ledger.trials()] for s in (fallen, tpe)]
+    assert rates[0][-10:] == rates[1][-10:]
+
+
+def test_what_takes_too_long_is_given_up(caplog: pytest.LogCaptureFixture) -> None:
+    forecaster = DispensableForecaster(seed=0)
+    with forecaster.watched(1.0):
+        pass
+    assert not forecaster.given_up
+    for _ in range(2):
+        with forecaster.watched(0.01):
+            time.sleep(0.02)
+    assert forecaster.given_up
+    assert not forecaster.ready
+    (said,) = [record.message for record in caplog.records]
+    assert "seconds and may take 0.01): from here on" in said
