@@ -103,7 +103,10 @@ class Sweep:
         storage = folder.storage()
         journal = Journal(storage, "journal")
         ledger = Ledger(journal)
-        ledger.open(sweep_id=ledger.sweep_id or f"{config.name}-{secrets.token_hex(4)}")
+        ledger.open(
+            sweep_id=ledger.sweep_id or f"{config.name}-{secrets.token_hex(4)}",
+            validation_images=inputs.summary.images["validation"],
+        )
         assert ledger.sweep_id is not None
         if ledger.start is None:
             ledger.started_with([recipe.to_dict() for recipe in inputs.start.recipes])
@@ -132,6 +135,7 @@ class Sweep:
             levels=levels,
             seed=config.seed,
             max_failures=config.resources.max_failures,
+            confirm=config.search.confirm,
         )
         setting = self._setting()
         gpus = gpu_shares(

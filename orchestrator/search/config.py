@@ -6,6 +6,11 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from orchestrator.section import Seconds, Section
 
+CONFIRMED_SHARE = 0.05
+"""The share of a budget that confirms the frontier. With three rungs a decade a twentieth of the
+FLOPs of three runs to the highest rung pays for one run at each rung up to a twentieth of it, and
+with a budget of twenty runs for one at each rung but the highest; the search hardly misses it."""
+
 
 class Budget(Section):
     """The end of a sweep: the first limit that is reached. Raising a limit extends the sweep."""
@@ -43,6 +48,9 @@ class SearchConfig(Section):
     """A trial goes on past a rung if it is among the best 1/reduction_factor; with null all do."""
     min_peers: PositiveInt = 6
     """Trials that must have been measured at a rung before any is stopped there."""
+    confirm: float = Field(default=CONFIRMED_SHARE, ge=0.0, le=0.5)
+    """The share of the budget's FLOPs and trials that may run recipes of the frontier again with
+    another seed, the cheapest first, once the rest is spent; 0 confirms nothing."""
     generation: PositiveInt | None = None
     """Recipes a generation. The recipes of a generation depend only on whole generations before it,
     so that two sweeps with one seed give the same recipes, at the price of idle slots between
