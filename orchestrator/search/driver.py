@@ -283,7 +283,7 @@ class Driver:
         return self._idle()
 
     def _moves(self) -> Iterator[tuple[Move, Room]]:
-        """What might be done now, until something can be, and the room that it must fit into.
+        """Proposes moves until one can be made, each with the room that it must fit into.
 
         The scheduler goes first, then the frontier is confirmed with what was kept back for it,
         and the rest is the scheduler's too.

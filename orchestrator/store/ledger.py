@@ -118,11 +118,11 @@ class Ledger:
         """Ids of the trials of each recipe, by its id."""
         self._validation_images: int | None = None
         self._shrinkage: dict[int, tuple[int, Shrinkage]] = {}
-        """What is expected at each rung, and how many errors had been measured there then."""
+        """The expectation at each rung, and how many errors had been measured there then."""
         self._sweep_flops = 0.0
         self._measured_frontier = Frontier()
         self._frontier: Frontier | None = Frontier()
-        """None while it is not known what has become of it."""
+        """None where it must be made anew of `_measured_frontier`."""
         self._elapsed_before, self._session = 0.0, (0.0, 0.0)
         self._sweep_id: str | None = None
         self._start: tuple[Mapping[str, Any], ...] | None = None

@@ -34,6 +34,7 @@ def test_a_sweep_is_a_parent_run_with_its_config_and_totals(store: Store) -> Non
         "sweep_flops": 2e12,
         "hypervolume": 0.5,
         "frontier_points": 1,
+        "frontier_confirmed": 0,
         "trials_running": 1,
         "trials_paused": 0,
         "trials_halved": 1,
