@@ -28,8 +28,9 @@ class FrontierPoint:
     """The recipe, one level of names."""
     expected_error: float | None = None
     """The error, 0-1, to expect on new images (`analysis.shrinkage`); `None` if unknown."""
-    confirmations: int = 0
-    """Other runs of the recipe, with other seeds, that were measured at this rung."""
+    confirming_error: float | None = None
+    """The mean validation error, 0-1, of the recipe's runs with other seeds at this rung; `None`
+    if there were none."""
 
     def __post_init__(self) -> None:
         _checked_compute(self.train_flops)
@@ -72,7 +73,10 @@ class FrontierPoint:
             for name, value in self.measurement.to_dict().items()
         }
         trial = {"trial_id": self.trial_id, "number": self.number}
-        expected = {"expected_error": self.expected_error, "confirmations": self.confirmations}
+        expected = {
+            "expected_error": self.expected_error,
+            "confirming_error": self.confirming_error,
+        }
         return trial | measured | expected | {"recipe": dict(self.recipe)}
 
     @property
@@ -126,7 +130,7 @@ class Frontier:
     @property
     def confirmed(self) -> int:
         """The number of points whose recipe was measured again with another seed."""
-        return sum(point.confirmations > 0 for point in self.points)
+        return sum(point.confirming_error is not None for point in self.points)
 
     def best_under(self, max_flops: float) -> FrontierPoint | None:
         """Returns the most accurate point within `max_flops` of training compute, if any."""

@@ -54,8 +54,9 @@ class MeasurementRow:
     """Each of its fields is a column."""
     expected_error: float | None
     """The error, 0-1, to expect of the model on new images; `None` if unknown."""
-    confirmations: int | None
-    """Other runs of the recipe that were measured at this rung; `None` if unknown."""
+    confirming_error: float | None
+    """The mean validation error, 0-1, of the recipe's runs with other seeds at this rung; `None`
+    if there were none."""
     sweep_flops: float
     """Training FLOPs that the sweep had executed when the measurement came in."""
     measured_at: float
@@ -234,7 +235,7 @@ def frontier_of(measurements: Rows) -> Frontier:
             measurement=Measurement.from_dict(row),
             recipe=recipe_of(row),
             expected_error=row.get("expected_error"),  # tables of earlier versions have neither
-            confirmations=row.get("confirmations") or 0,
+            confirming_error=row.get("confirming_error"),
         )
         for row in rows(measurements)
     )

@@ -18,6 +18,7 @@ A point of the compute-optimal frontier of the prunetune sweep `{config.name}`: 
 |---|---|
 | validation error | {units.percent(measured.val_error)} |
 | error to expect on new images | {units.percent(point.expected_error)} |
+| validation error with another seed | {units.percent(point.confirming_error)} |
 | test error | {units.percent(measured.test_error)} |
 | training compute | {units.flops(measured.train_flops)} |
 | inference compute, an image | {units.flops(measured.inference_flops)} |
@@ -25,7 +26,7 @@ A point of the compute-optimal frontier of the prunetune sweep `{config.name}`: 
 | of them updated | {units.count(measured.updated_params)} |
 
 The validation error, and what is expected of it as the lowest of many, was used to select this
-point; the test error was not. Other runs of the recipe that confirm it: {point.confirmations}.
+point; the test error was not.
 
 ```python
 from trainables.export import load_exported

@@ -57,7 +57,7 @@ class Confirmation:
         """Says which recipe of the frontier is run again; None where none is that cheap."""
         left = self.left(field)
         confirmed = {trial.confirms for trial in field.confirming}
-        points = [point for point in frontier.points if not point.confirmations]
+        points = [point for point in frontier.points if point.confirming_error is None]
         trials = [field.trial(point.trial_id) for point in points]
         worth_it = [
             trial

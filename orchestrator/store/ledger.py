@@ -203,11 +203,13 @@ class Ledger:
         with self._lock:
             return tuple(self._trials.values()), self._expected_frontier()
 
-    def expected(self, trial: TrialRecord, measurement: Measurement) -> tuple[float, int] | None:
-        """Returns the error to expect of what was measured, and the runs that confirm it.
+    def expected(
+        self, trial: TrialRecord, measurement: Measurement
+    ) -> tuple[float, float | None] | None:
+        """Returns the error to expect of what was measured, and that of the recipe's other runs.
 
-        None where it is not known how many images the error is a share of: no driver of this
-        version has opened the sweep yet.
+        The latter is None where there are none; all is where it is not known how many images the
+        error is a share of, because no driver of this version has opened the sweep yet.
         """
         with self._lock:
             return self._expected(trial.trial_id, trial.recipe.recipe_id, measurement)
@@ -420,11 +422,11 @@ class Ledger:
         expected = self._expected(point.trial_id, recipe_id, point.measurement)
         if expected is None:
             return point
-        return replace(point, expected_error=expected[0], confirmations=expected[1])
+        return replace(point, expected_error=expected[0], confirming_error=expected[1])
 
     def _expected(
         self, trial_id: str, recipe_id: str, measurement: Measurement
-    ) -> tuple[float, int] | None:
+    ) -> tuple[float, float | None] | None:
         if self._validation_images is None:
             return None
         at = self._errors_at[measurement.rung]
@@ -433,7 +435,8 @@ class Ledger:
         if shrinkage is None or count != len(at):
             shrinkage = Shrinkage(at.values(), images=self._validation_images)
             self._shrinkage[measurement.rung] = len(at), shrinkage
-        return shrinkage.expected(measurement.val_error, others=others), len(others)
+        confirming = sum(others) / len(others) if others else None
+        return shrinkage.expected(measurement.val_error, others=others), confirming
 
     def _fold_finished(self, event: Mapping[str, Any]) -> None:
         trial = self._trials[event["trial_id"]]

@@ -86,7 +86,7 @@ class TableWriter:
                 attempt=reading.attempt,
                 measurement=measurement,
                 expected_error=expected[0] if expected else None,
-                confirmations=expected[1] if expected else None,
+                confirming_error=expected[1] if expected else None,
                 sweep_flops=reading.sweep_flops,
                 measured_at=reading.measured_at,
                 trial_state=trial.state.value,

@@ -238,7 +238,7 @@ def _row(point: FrontierPoint) -> dict[str, Any]:
         "train_flops": measured.train_flops,
         "val_error": measured.val_error,
         "expected_error": point.expected_error,
-        "confirmations": point.confirmations,
+        "confirming_error": point.confirming_error,
         "test_error": measured.test_error,
         "inference_flops": measured.inference_flops,
         "params": measured.params,

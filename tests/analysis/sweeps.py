@@ -70,7 +70,7 @@ def sweep(trials: int, *, seed: int = 0) -> tuple[Rows, Rows]:
                     "sparse_inference_flops": None,
                     "trunk_flops": 0.0,
                     "expected_error": None,
-                    "confirmations": None,
+                    "confirming_error": None,
                     "sweep_flops": sweep_flops,
                     "measured_at": clock,
                     "trial_state": state,
