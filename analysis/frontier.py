@@ -23,13 +23,20 @@ class FrontierPoint:
     number: int
     """The trial's place in the order of suggestion, from 0."""
     measurement: Measurement
-    """Everything that was measured; its validation error is the only error that selects."""
+    """Everything that was measured."""
     recipe: Mapping[str, Setting]
     """The recipe, one level of names."""
+    expected_error: float | None = None
+    """The error, 0-1, to expect on new images (`analysis.shrinkage`); `None` if unknown."""
+    confirming_error: float | None = None
+    """The mean validation error, 0-1, of the recipe's runs with other seeds at this rung; `None`
+    if there were none."""
 
     def __post_init__(self) -> None:
         _checked_compute(self.train_flops)
         _checked_error(self.val_error)
+        if self.expected_error is not None:
+            _checked_error(self.expected_error, name="expected_error")
 
     @property
     def rung(self) -> int:
@@ -47,6 +54,11 @@ class FrontierPoint:
         return self.measurement.val_error
 
     @property
+    def error(self) -> float:
+        """The error that selects: the expected one, or the measured one where that is unknown."""
+        return self.val_error if self.expected_error is None else self.expected_error
+
+    @property
     def test_error(self) -> float | None:
         """Share of test images classified wrongly, reported and never chosen by."""
         return self.measurement.test_error
@@ -61,7 +73,11 @@ class FrontierPoint:
             for name, value in self.measurement.to_dict().items()
         }
         trial = {"trial_id": self.trial_id, "number": self.number}
-        return trial | measured | {"recipe": dict(self.recipe)}
+        expected = {
+            "expected_error": self.expected_error,
+            "confirming_error": self.confirming_error,
+        }
+        return trial | measured | expected | {"recipe": dict(self.recipe)}
 
     @property
     def log10_flops(self) -> float:
@@ -101,20 +117,35 @@ class Frontier:
         kept = non_dominated([p.train_flops for p in union], [p.val_error for p in union])
         return Frontier(tuple(union[i] for i in kept))
 
+    def expected(self) -> "Frontier":
+        """Returns the points whose expected error too is lower than that of all cheaper ones.
+
+        What was only luck at a higher price is left out, so that both errors fall from point to
+        point. A point with an unknown expected error counts by its measured one.
+        """
+        errors = [point.error for point in self.points]
+        kept = non_dominated([point.train_flops for point in self.points], errors)
+        return Frontier(tuple(self.points[i] for i in kept))
+
+    @property
+    def confirmed(self) -> int:
+        """The number of points whose recipe was measured again with another seed."""
+        return sum(point.confirming_error is not None for point in self.points)
+
     def best_under(self, max_flops: float) -> FrontierPoint | None:
         """Returns the most accurate point within `max_flops` of training compute, if any."""
         within = bisect_right(self.points, _a_number("max_flops", max_flops), key=_compute)
         return self.points[within - 1] if within else None
 
     def cheapest_under(self, max_error: float) -> FrontierPoint | None:
-        """Returns the cheapest point whose validation error is at most `max_error`, if any."""
+        """Returns the cheapest point whose `error` is at most `max_error`, if any."""
         limit = _a_number("max_error", max_error)
-        return next((p for p in self.points if p.val_error <= limit), None)
+        return next((p for p in self.points if p.error <= limit), None)
 
     def hypervolume(self, *, reference_flops: float, reference_error: float = 1.0) -> float:
         """Returns the area that the frontier dominates, in decades of compute × error.
 
-        With `best(f)` the lowest error at compute `f` or less, and `f_0` the cheapest point's
+        With `best(f)` the lowest `error` at compute `f` or less, and `f_0` the cheapest point's
         compute, it is
 
             ∫ from log10 f_0 to log10 reference_flops of
@@ -128,7 +159,7 @@ class Frontier:
         ceiling = _checked_error(reference_error, name="reference_error")
         edges = [min(p.log10_flops, end) for p in self.points] + [end]
         return sum(
-            (right - left) * max(0.0, ceiling - point.val_error)
+            (right - left) * max(0.0, ceiling - point.error)
             for (left, right), point in zip(pairwise(edges), self.points, strict=True)
         )
 

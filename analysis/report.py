@@ -81,6 +81,8 @@ def render(sweep_folder: Path, *, tables: Source | None = None) -> str:
         blue=plots.BLUE,
         headline=_headline(frontier, measurements),
         points=frontier.points,
+        shrunk=_is_shrunk(frontier),
+        confirmed=frontier.confirmed,
         recipe_fields=_varying_fields(frontier.points),
         renamed=_renamed(tables),
         importance=importance,
@@ -166,6 +168,9 @@ def _totals(
         (str(len(frontier.points)), "frontier points"),
         (units.flops(sum(row["executed_flops"] for row in trials)), "training, all trials"),
     ]
+    if _is_shrunk(frontier):
+        confirmed = f"{frontier.confirmed} of {len(frontier.points)}"
+        totals.insert(3, (confirmed, "points confirmed"))
     starts = [row["suggested_at"] for row in trials]
     ends = [row["finished_at"] for row in trials if row["finished_at"] is not None]
     ends += [row["measured_at"] for row in measurements]
@@ -176,6 +181,11 @@ def _totals(
         volume = frontier.hypervolume(reference_flops=limit)
         totals.append((f"{volume:.3f}", f"hypervolume to {units.flops(limit)}"))
     return totals
+
+
+def _is_shrunk(frontier: Frontier) -> bool:
+    """Tells whether any error is expected to differ; sweeps of earlier versions know of none."""
+    return any(point.expected_error is not None for point in frontier.points)
 
 
 def _states(trials: Sequence[Row]) -> list[tuple[str, int, str]]:

@@ -52,6 +52,11 @@ class MeasurementRow:
     """The number of times that the trial had been started again by then."""
     measurement: Measurement
     """Each of its fields is a column."""
+    expected_error: float | None
+    """The error, 0-1, to expect of the model on new images; `None` if unknown."""
+    confirming_error: float | None
+    """The mean validation error, 0-1, of the recipe's runs with other seeds at this rung; `None`
+    if there were none."""
     sweep_flops: float
     """Training FLOPs that the sweep had executed when the measurement came in."""
     measured_at: float
@@ -86,6 +91,8 @@ class TrialRow:
     """Training FLOPs that the sweep paid for it, repeats included."""
     seed: int
     """The trial's seed."""
+    confirms: str | None
+    """The trial whose recipe it ran once more, with another seed, if it did."""
     suggested_at: float
     """The time when it was suggested, Unix seconds."""
     finished_at: float | None
@@ -216,16 +223,23 @@ def recipe_columns(recipe: Mapping[str, Setting]) -> dict[str, Setting]:
 
 
 def frontier_of(measurements: Rows) -> Frontier:
-    """Returns the frontier: every rung of every trial counts, however the trial ended."""
-    return Frontier().merge(
+    """Returns the frontier: every rung of every trial counts, however the trial ended.
+
+    Of the measurements that no other beats it has those that are expected to hold what they
+    promise (`Frontier.expected`).
+    """
+    measured = Frontier().merge(
         FrontierPoint(
             trial_id=row["trial_id"],
             number=row["number"],
             measurement=Measurement.from_dict(row),
             recipe=recipe_of(row),
+            expected_error=row.get("expected_error"),  # tables of earlier versions have neither
+            confirming_error=row.get("confirming_error"),
         )
         for row in rows(measurements)
     )
+    return measured.expected()
 
 
 def write_table(table: pa.Table, filesystem: FileSystem, path: str) -> None:

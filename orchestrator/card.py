@@ -17,13 +17,16 @@ A point of the compute-optimal frontier of the prunetune sweep `{config.name}`: 
 | measured | value |
 |---|---|
 | validation error | {units.percent(measured.val_error)} |
+| error to expect on new images | {units.percent(point.expected_error)} |
+| validation error with another seed | {units.percent(point.confirming_error)} |
 | test error | {units.percent(measured.test_error)} |
 | training compute | {units.flops(measured.train_flops)} |
 | inference compute, an image | {units.flops(measured.inference_flops)} |
 | parameters | {units.count(measured.params)} |
 | of them updated | {units.count(measured.updated_params)} |
 
-The validation error was used to select this point; the test error was not.
+The validation error, and what is expected of it as the lowest of many, was used to select this
+point; the test error was not.
 
 ```python
 from trainables.export import load_exported

@@ -198,14 +198,15 @@ def doctor(config: ConfigFile, overrides: Overrides = None, after: After = None)
     console = Console()
     parsed = read_config(SweepConfig, config, overrides or [])
     _say(console, "ok  config", "valid", style="green")
-    bad = False
+    told: set[str] = set()  # several checks may meet one mistake
     for check in Examination(SweepInputs(parsed, after=after or ())).checks:
         try:
             _say(console, f"ok  {check.title}", check.run(), style="green")
         except UserError as error:
-            bad = True
-            _say(console, f"bad {check.title}", str(error), style="red")
-    if bad:
+            if str(error) not in told:
+                _say(console, f"bad {check.title}", str(error), style="red")
+            told.add(str(error))
+    if told:
         raise typer.Exit(2)
 
 

@@ -105,7 +105,11 @@ class Sweep:
         journal = Journal(storage, "journal")
         ledger = Ledger(journal)
         sweep_id = ledger.sweep_id or f"{config.name}-{secrets.token_hex(4)}"
-        ledger.open(sweep_id=sweep_id, search=config.search.names)
+        ledger.open(
+            sweep_id=sweep_id,
+            search=config.search.names,
+            validation_images=inputs.summary.images["validation"],
+        )
         if ledger.start is None:
             ledger.started_with([recipe.to_dict() for recipe in inputs.start.recipes])
         strategy = build_strategy(
@@ -133,6 +137,7 @@ class Sweep:
             levels=levels,
             seed=config.seed,
             max_failures=config.resources.max_failures,
+            confirm=config.search.confirm,
         )
         setting = self._setting()
         gpus = gpu_shares(

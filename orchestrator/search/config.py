@@ -11,6 +11,10 @@ AUTO = "auto"
 """The name that stands for what won in replays of recorded curves (`make bench-search`)."""
 BEFORE_AUTO: Mapping[str, str] = {"sampler": "tpe", "scheduler": "halving"}
 """The names that a sweep has had which an older prunetune began and which tells none."""
+CONFIRMED_SHARE = 0.05
+"""The share of a budget that confirms the frontier. With three rungs a decade a twentieth of the
+FLOPs of three runs to the highest rung pays for one run at each rung up to a twentieth of it, and
+with a budget of twenty runs for one at each rung but the highest; the search hardly misses it."""
 
 
 class Budget(Section):
@@ -54,6 +58,9 @@ class SearchConfig(Section):
     min_peers: PositiveInt = 6
     """Trials that must have been measured at a rung before halving stops any there, and before
     any, whatever the scheduler, ends there as diverged because it only guesses."""
+    confirm: float = Field(default=CONFIRMED_SHARE, ge=0.0, le=0.5)
+    """The share of the budget's FLOPs and trials that may run recipes of the frontier again with
+    another seed, the cheapest first, once the rest is spent; 0 confirms nothing."""
     generation: PositiveInt | None = None
     """Recipes a generation. The recipes of a generation depend only on whole generations before it,
     so that two sweeps with one seed give the same recipes, at the price of idle slots between

@@ -6,11 +6,12 @@ next trial, hand in what trials report, and do as they are told.
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from enum import StrEnum
 
 from orchestrator.search.config import Budget
+from orchestrator.search.confirmation import Confirmation, judge, reached_flops
 from orchestrator.search.field import Field, Room, unspent_flops
 from orchestrator.search.sampler import aimed_at
 from orchestrator.search.strategy import GO_ON, Decision, Move, Standing, Strategy, Verdict
@@ -45,14 +46,19 @@ class Driver:
         levels: tuple[float, ...],
         seed: int,
         max_failures: int = 0,
+        confirm: float = 0.0,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`max_failures`: how often a trial that raised or was lost is set up again."""
+        """`max_failures`: how often a trial that raised or was lost is set up again.
+
+        `confirm` is the share of the budget that may go to confirming the frontier's points.
+        """
         self._ledger = ledger
         self._strategy = strategy
         self._generation = strategy.generation
         self._keeper = keeper
         self._budget = budget
+        self._confirmation = Confirmation(confirm, budget)
         self._levels = levels
         self._seed = seed
         self._max_failures = max_failures
@@ -76,8 +82,7 @@ class Driver:
     @property
     def out_of_time(self) -> bool:
         """Whether the wall time is spent."""
-        limit = self._budget.wall_time
-        return limit is not None and self._clock() - self._started >= limit
+        return self._time_left <= 0
 
     @property
     def hopeless(self) -> bool:
@@ -157,8 +162,11 @@ class Driver:
 
     def _judge(self, trial_id: str, measurement: Measurement, *, over: bool) -> Verdict:
         """The first verdict on a trial that is not to go on, else to go on."""
+        trial = self._ledger.trial(trial_id)
+        if trial.confirms is not None:
+            return judge(measurement, self._ledger.trial(trial.confirms), over=over)
         standing = Standing(
-            trial=self._ledger.trial(trial_id),
+            trial=trial,
             measurement=measurement,
             peers=self._peers(trial_id, measurement.rung),
             over=over,
@@ -232,14 +240,14 @@ class Driver:
             return None
         if idle is None:
             idle = self._make_move()
-        if idle is None:
+        if idle is None and self._ledger.trial(self._waiting[-1]).confirms is None:
             self._fill_generation()
         return idle
 
     def _resume_all(self) -> Idle | None:
         """Queues every paused trial that goes on."""
         while True:
-            move = self._next_move()
+            move = self._next_move(self._spared(self._room()))
             if move is None or move.trial is None or move.trial.state is not TrialState.PAUSED:
                 return None
             self._resume(move.trial)
@@ -263,26 +271,47 @@ class Driver:
         while len(self._field) % self._generation and self._make_move() is None:
             pass
 
-    def _next_move(self) -> Move | None:
+    def _next_move(self, room: Room) -> Move | None:
         if self._strategy.watch is not None:
             self._strategy.watch(self._field)
-        return self._strategy.scheduler.next_move(self._field, self._room())
+        return self._strategy.scheduler.next_move(self._field, room)
 
     def _make_move(self) -> Idle | None:
         """Queues one trial; tells why it could not."""
-        move = self._next_move()
-        if move is None:
-            return self._idle()
+        if any(self._begin(move, room) for move, room in self._moves()):
+            return None
+        return self._idle()
+
+    def _moves(self) -> Iterator[tuple[Move, Room]]:
+        """Proposes moves until one can be made, each with the room that it must fit into.
+
+        The scheduler goes first, then the frontier is confirmed with what was kept back for it,
+        and the rest is the scheduler's too.
+        """
+        room = self._room()
+        spared = self._spared(room)
+        if (move := self._next_move(spared)) is not None:
+            yield move, spared
+        if spared == room or (self._generation and self._waiting):
+            return  # a generation must not depend on where in it the driver died
+        move = self._confirmation.next_move(self._ledger.frontier, self._field, room)
+        if move is not None:
+            yield move, room
+        if (move := self._next_move(room)) is not None:
+            yield move, room
+
+    def _begin(self, move: Move, room: Room) -> bool:
+        """Queues the move's trial; tells whether it could."""
         if move.trial is not None and move.trial.state is TrialState.PAUSED:
             self._resume(move.trial)
-            return None
-        trial = self._new_trial(move)
+            return True
+        trial = self._new_trial(move, room)
         if trial is None:
-            return self._idle()
+            return False
         self._ledger.suggested(trial)
         self._note(trial.trial_id)
         self._waiting.append(trial.trial_id)
-        return None
+        return True
 
     def _resume(self, trial: TrialRecord) -> None:
         """Queues a paused trial, which goes on from where it was."""
@@ -291,20 +320,24 @@ class Driver:
         self._note(trial.trial_id)
         self._waiting.append(trial.trial_id)
 
-    def _new_trial(self, move: Move) -> TrialRecord | None:
-        """The trial that the move begins; None where the budget has no room for it."""
-        room = self._room()
+    def _new_trial(self, move: Move, room: Room) -> TrialRecord | None:
+        """The trial that the move begins; None where the room does not hold it."""
         if room.trials == 0 or not room.holds(self._least_flops(move)):
             return None
         if move.trial is None:
             return self._drawn_trial(move, room)
-        assert move.target_flops is not None  # what is over goes on only towards more compute
-        trial = self._raised_trial(move.trial, move.target_flops)
+        if move.again:
+            trial = self._confirming_trial(move.trial)
+        else:
+            assert move.target_flops is not None  # what is over goes on only towards more compute
+            trial = self._raised_trial(move.trial, move.target_flops)
         self._strategy.sampler.tell(trial)
         return trial
 
     def _least_flops(self, move: Move) -> float:
         """The training FLOPs that the move's trial needs at the very least."""
+        if move.trial is not None and move.again:
+            return reached_flops(move.trial)
         if move.trial is None or move.target_flops is None:
             return self._levels[0]
         return move.target_flops - _kept_flops(move.trial)
@@ -349,6 +382,20 @@ class Driver:
             continues=trial.trial_id,
         )
 
+    def _confirming_trial(self, trial: TrialRecord) -> TrialRecord:
+        """A trial of the same recipe with a seed of its own."""
+        number = len(self._field)
+        return TrialRecord(
+            trial_id=f"{number:05d}-{trial.recipe.recipe_id}",
+            number=number,
+            recipe=trial.recipe,
+            seed=derive_seed(self._seed, "trial", number),
+            suggested_at=self._clock(),
+            params=trial.params,
+            distributions=trial.distributions,
+            confirms=trial.trial_id,
+        )
+
     def _idle(self) -> Idle:
         """Nothing to draw now; a trial that still runs may free compute, or be lost and wait."""
         return Idle.WAIT if self._live or self._waiting else Idle.FINISHED
@@ -369,13 +416,25 @@ class Driver:
         if budget.trials is not None:
             trials = max(0, budget.trials - len(self._field))
             left.append(trials / budget.trials)
-        if budget.wall_time is not None:
-            left.append(1 - (self._clock() - self._started) / budget.wall_time)
+        left.append(self._time_left)
         return Room(flops=flops, trials=trials, share_left=max(0.0, min(left)))
+
+    def _spared(self, room: Room) -> Room:
+        """The room without what is kept back to confirm the frontier."""
+        return self._confirmation.spared(room, self._field, time_left=self._time_left)
+
+    @property
+    def _time_left(self) -> float:
+        """The share of the wall time that is left, 1 where it has no limit."""
+        limit = self._budget.wall_time
+        return 1.0 if limit is None else 1 - (self._clock() - self._started) / limit
 
     def _committed_flops(self, trial_id: str) -> float:
         """The training FLOPs that a trial which runs or waits to may still spend."""
         trial = self._ledger.trial(trial_id)
+        if trial.confirms is not None:
+            confirmed = self._ledger.trial(trial.confirms)
+            return max(0.0, reached_flops(confirmed) - reached_flops(trial))
         if trial.measurements or trial.continues is None:
             return unspent_flops(trial)
         return unspent_flops(trial) - _kept_flops(self._ledger.trial(trial.continues))

@@ -57,6 +57,8 @@ class Field:
         self._trials: dict[str, TrialRecord] = {}
         self._continued: set[str] = set()
         """Trials that another one continues."""
+        self._confirming: dict[str, None] = {}
+        """Trials that run another's recipe once more; they have no part in the race."""
         self._paused: dict[str, None] = {}
         self._live: dict[str, None] = {}
         self._ended: dict[int, list[Place]] = defaultdict(list)
@@ -92,8 +94,13 @@ class Field:
 
     @property
     def running(self) -> Sequence[TrialRecord]:
-        """The trials that run or are about to."""
+        """The trials that run or are about to, besides confirming ones."""
         return [self._trials[trial_id] for trial_id in self._live]
+
+    @property
+    def confirming(self) -> Sequence[TrialRecord]:
+        """The trials that confirm others, however they stand."""
+        return [self._trials[trial_id] for trial_id in self._confirming]
 
     def trials(self) -> Iterable[TrialRecord]:
         """All trials, in order of suggestion."""
@@ -186,7 +193,10 @@ class Field:
                 self._lowest_error[measurement.rung] = measurement.val_error
 
     def _count(self, trial: TrialRecord, sign: int) -> None:
-        """Adds a trial to, or takes it from, all that is counted."""
+        """Adds a trial to, or takes it from, all that is counted in the race."""
+        if trial.confirms is not None:
+            _keep(self._confirming, trial.trial_id, sign)
+            return
         rung, method = self.rung(trial), trial.recipe.method
         if trial.state is TrialState.PAUSED:
             _keep(self._paused, trial.trial_id, sign)

@@ -72,6 +72,9 @@ class Move:
     target_flops: float | None = None
     """Training FLOPs that the recipe of a finished trial is raised to, in a trial of its own, or
     that a new recipe aims at. None: a paused trial goes on; a new recipe aims where it likes."""
+    again: bool = False
+    """Whether the recipe of the finished trial is run once more, with another seed, as far as it
+    went, which confirms what was measured."""
 
 
 class Judge(Protocol):

@@ -198,6 +198,8 @@ class SweepStudy:
         attributes = self._recipe_attributes(record.recipe)
         if record.continues is not None:
             attributes["continues"] = record.continues
+        if record.confirms is not None:
+            attributes["confirms"] = record.confirms
         if record.finished:
             attributes["state"] = record.state.value
             if record.reason is not None:

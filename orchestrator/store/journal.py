@@ -21,7 +21,10 @@ REWRITTEN_SEGMENT_EVENTS = 200
 
 
 class Journal:
-    """Append-only events under `folder` of a filesystem. One writer; the caller sees to that."""
+    """Append-only events under `folder` of a filesystem. One writer; the caller sees to that.
+
+    The first event makes the folder.
+    """
 
     def __init__(self, filesystem: fs.FileSystem, folder: str) -> None:
         self._filesystem = filesystem
@@ -29,7 +32,6 @@ class Journal:
         self._local: BinaryIO | None = None
         self._lines: list[bytes] = []
         self._segment = 0
-        filesystem.create_dir(folder, recursive=True)
 
     def events(self) -> Iterator[Event]:
         """Reads all events in order. A last line that a killed writer tore is left out."""
@@ -70,6 +72,7 @@ class Journal:
     def _begin_segment(self) -> None:
         taken = [int(Path(path).stem.removeprefix("segment-")) for path in self._segments()]
         segment = max(taken, default=0) + 1
+        self._filesystem.create_dir(self._folder, recursive=True)
         local = _local_path(self._filesystem, self._path(segment))
         if local is not None:
             self._local = local.open("xb", buffering=0)
@@ -77,7 +80,7 @@ class Journal:
         self._segment, self._lines = segment, []
 
     def _segments(self) -> list[str]:
-        found = self._filesystem.get_file_info(fs.FileSelector(self._folder))
+        found = self._filesystem.get_file_info(fs.FileSelector(self._folder, allow_not_found=True))
         return sorted(info.path for info in found if info.base_name.startswith("segment-"))
 
     def _path(self, segment: int) -> str:

@@ -13,6 +13,7 @@ from sys import intern
 from typing import Any
 
 from analysis.frontier import Frontier, FrontierPoint
+from analysis.shrinkage import Shrinkage
 from orchestrator.store.journal import Journal
 from search_spaces.recipe import Recipe
 from trainables.measurement import Measurement, Report
@@ -71,6 +72,9 @@ class TrialRecord:
     continues: str | None = None
     """The trial with the same recipe but for a lower aim whose seed this one shares, and whose
     shared steps it goes on from where that one keeps them."""
+    confirms: str | None = None
+    """The finished trial whose recipe this one runs once more, with a seed of its own, as far as
+    that one went."""
     start: int | None = None
     """The place among the recipes of the sweep's start, from 0, of the one that it tries."""
     needs_flops: float | None = None
@@ -110,8 +114,15 @@ class Ledger:
         """Trial ids in the order in which the trials finished."""
         self._readings: dict[tuple[str, int], Reading] = {}
         self._errors_at: dict[int, dict[str, float]] = {}
+        self._runs: dict[str, list[str]] = {}
+        """Ids of the trials of each recipe, by its id."""
+        self._validation_images: int | None = None
+        self._shrinkage: dict[int, tuple[int, Shrinkage]] = {}
+        """The expectation at each rung, and how many errors had been measured there then."""
         self._sweep_flops = 0.0
-        self._frontier = Frontier()
+        self._measured_frontier = Frontier()
+        self._frontier: Frontier | None = Frontier()
+        """None where it must be made anew of `_measured_frontier`."""
         self._elapsed_before, self._session = 0.0, (0.0, 0.0)
         self._sweep_id: str | None = None
         self._start: tuple[Mapping[str, Any], ...] | None = None
@@ -141,8 +152,14 @@ class Ledger:
 
     @property
     def frontier(self) -> Frontier:
-        """Holds the non-dominated measurements so far."""
-        return self._frontier
+        """Holds the non-dominated measurements that are expected to hold what they promise."""
+        with self._lock:
+            return self._expected_frontier()
+
+    @property
+    def measured_frontier(self) -> Frontier:
+        """Holds the non-dominated measurements so far, `frontier` among them."""
+        return self._measured_frontier
 
     @property
     def elapsed_seconds(self) -> float:
@@ -184,7 +201,18 @@ class Ledger:
     def trials_and_frontier(self) -> tuple[tuple[TrialRecord, ...], Frontier]:
         """Returns all trials and the frontier as of one moment."""
         with self._lock:
-            return tuple(self._trials.values()), self._frontier
+            return tuple(self._trials.values()), self._expected_frontier()
+
+    def expected(
+        self, trial: TrialRecord, measurement: Measurement
+    ) -> tuple[float, float | None] | None:
+        """Returns the error to expect of what was measured, and that of the recipe's other runs.
+
+        The latter is None where there are none; all is where it is not known how many images the
+        error is a share of, because no driver of this version has opened the sweep yet.
+        """
+        with self._lock:
+            return self._expected(trial.trial_id, trial.recipe.recipe_id, measurement)
 
     def readings(self) -> tuple[tuple[TrialRecord, Measurement, Reading], ...]:
         """Returns every measurement with its trial and the driver's reading of it."""
@@ -195,10 +223,19 @@ class Ledger:
                 for measurement in trial.measurements
             )
 
-    def open(self, *, sweep_id: str, search: Mapping[str, str] | None = None) -> None:
-        """A driver begins, or goes on with, the sweep; `search` names its sampler and scheduler."""
-        named = {"search": dict(search)} if search else {}
-        self._record({"event": "opened", "sweep_id": sweep_id} | named)
+    def open(
+        self,
+        *,
+        sweep_id: str,
+        search: Mapping[str, str] | None = None,
+        validation_images: int | None = None,
+    ) -> None:
+        """A driver begins, or goes on with, the sweep.
+
+        `search` names its sampler and scheduler; errors are shares of so many images.
+        """
+        opened = {"event": "opened", "sweep_id": sweep_id, "validation_images": validation_images}
+        self._record(opened | ({"search": dict(search)} if search else {}))
 
     def started_with(self, recipes: Sequence[Mapping[str, Any]]) -> None:
         """Keeps the recipes to try first, in JSON types, for as long as the sweep lives."""
@@ -216,6 +253,7 @@ class Ledger:
                 "params": dict(trial.params),
                 "distributions": dict(trial.distributions),
                 "continues": trial.continues,
+                "confirms": trial.confirms,
                 "start": trial.start,
             }
         )
@@ -299,6 +337,9 @@ class Ledger:
         self._elapsed_before = self.elapsed_seconds
         self._session = (event["time"], event["time"])
         self._sweep_id = event["sweep_id"]
+        self._validation_images = event.get("validation_images")  # older journals have none
+        self._shrinkage.clear()
+        self._frontier = None
 
     def _keep(self, trial: TrialRecord) -> None:
         """Puts a trial's record in place of the one that was there, if any was."""
@@ -316,17 +357,20 @@ class Ledger:
         self._start = tuple(event["recipes"])
 
     def _fold_suggested(self, event: Mapping[str, Any]) -> None:
+        recipe = Recipe.from_dict(event["recipe"])
+        self._runs.setdefault(recipe.recipe_id, []).append(event["trial_id"])
         self._keep(
             TrialRecord(
                 trial_id=event["trial_id"],
                 number=event["number"],
-                recipe=Recipe.from_dict(event["recipe"]),
+                recipe=recipe,
                 seed=event["seed"],
                 params={intern(name): value for name, value in event["params"].items()},
                 distributions={  # most trials have the same ones
                     intern(name): intern(text) for name, text in event["distributions"].items()
                 },
-                continues=event.get("continues"),  # older journals have none
+                continues=event.get("continues"),  # older journals have none of these
+                confirms=event.get("confirms"),
                 start=event.get("start"),
                 suggested_at=event["time"],
             )
@@ -360,17 +404,47 @@ class Ledger:
         self._keep(trial)
         self._errors_at.setdefault(measurement.rung, {})[trial.trial_id] = measurement.val_error
         if not self._is_beaten(measurement):
-            self._frontier = self._frontier.merge([_point(trial, measurement)])
+            point = _point(trial, measurement)
+            self._measured_frontier = self._measured_frontier.merge([point])
+        self._frontier = None
 
     def _is_beaten(self, measurement: Measurement) -> bool:
         """Tells whether a point of the frontier is better in compute or error and no worse in the
         other."""
-        best = self._frontier.best_under(measurement.train_flops)
+        best = self._measured_frontier.best_under(measurement.train_flops)
         if best is None:
             return False
         if best.train_flops < measurement.train_flops:
             return best.val_error <= measurement.val_error
         return best.val_error < measurement.val_error
+
+    def _expected_frontier(self) -> Frontier:
+        if self._frontier is None:
+            points = tuple(map(self._expectable, self._measured_frontier.points))
+            self._frontier = Frontier(points).expected()
+        return self._frontier
+
+    def _expectable(self, point: FrontierPoint) -> FrontierPoint:
+        """Returns the point with what is expected of it."""
+        recipe_id = self._trials[point.trial_id].recipe.recipe_id
+        expected = self._expected(point.trial_id, recipe_id, point.measurement)
+        if expected is None:
+            return point
+        return replace(point, expected_error=expected[0], confirming_error=expected[1])
+
+    def _expected(
+        self, trial_id: str, recipe_id: str, measurement: Measurement
+    ) -> tuple[float, float | None] | None:
+        if self._validation_images is None:
+            return None
+        at = self._errors_at[measurement.rung]
+        others = [at[run] for run in self._runs[recipe_id] if run in at and run != trial_id]
+        count, shrinkage = self._shrinkage.get(measurement.rung, (0, None))
+        if shrinkage is None or count != len(at):
+            shrinkage = Shrinkage(at.values(), images=self._validation_images)
+            self._shrinkage[measurement.rung] = len(at), shrinkage
+        confirming = sum(others) / len(others) if others else None
+        return shrinkage.expected(measurement.val_error, others=others), confirming
 
     def _fold_finished(self, event: Mapping[str, Any]) -> None:
         trial = self._trials[event["trial_id"]]
@@ -401,16 +475,17 @@ class Ledger:
             for m in trial.measurements
         )
         self._keep(replace(trial, measurements=curve))
-        self._frontier = Frontier(
+        self._measured_frontier = Frontier(
             tuple(
                 replace(
                     point, measurement=replace(point.measurement, test_error=event["test_error"])
                 )
                 if (point.trial_id, point.rung) == (event["trial_id"], event["rung"])
                 else point
-                for point in self._frontier.points
+                for point in self._measured_frontier.points
             )
         )
+        self._frontier = None
 
 
 def recorded_start(journal: Journal) -> Sequence[Mapping[str, Any]] | None:

@@ -56,7 +56,8 @@ class CheckpointKeeper:
 
         A finished trial that keeps no checkpoint loses its folder too.
         """
-        frontier = {(point.trial_id, point.rung) for point in self._ledger.frontier.points}
+        points = self._ledger.measured_frontier.points
+        frontier = {(point.trial_id, point.rung) for point in points}
         finished = self._ledger.finished_since(self._finished)
         self._untidy.update(trial_id for trial_id, _ in self._frontier - frontier)
         self._untidy.update(trial.trial_id for trial in finished)

@@ -85,6 +85,8 @@ class TableWriter:
                 number=trial.number,
                 attempt=reading.attempt,
                 measurement=measurement,
+                expected_error=expected[0] if expected else None,
+                confirming_error=expected[1] if expected else None,
                 sweep_flops=reading.sweep_flops,
                 measured_at=reading.measured_at,
                 trial_state=trial.state.value,
@@ -94,6 +96,7 @@ class TableWriter:
                 recipe=trial.recipe.flat(),
             )
             for trial, measurement, reading in self._ledger.readings()
+            for expected in [self._ledger.expected(trial, measurement)]
         ]
 
     def _renamed_parameters(self) -> dict[str, tuple[str, ...]]:
@@ -110,6 +113,7 @@ class TableWriter:
                 attempt=trial.attempt,
                 executed_flops=trial.executed_flops,
                 seed=trial.seed,
+                confirms=trial.confirms,
                 suggested_at=trial.suggested_at,
                 finished_at=trial.finished_at,
                 recipe_id=trial.recipe.recipe_id,

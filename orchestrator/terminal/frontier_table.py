@@ -28,6 +28,7 @@ class _Column:
 _TRIAL = _Column(heading="trial\n@ rung", cell=lambda p: f"{p.number} @ {p.rung}")
 _TRAINING = _Column(heading="train\nFLOPs", cell=lambda p: units.count(p.train_flops))
 _VALIDATION = _Column(heading="val\nerror", cell=lambda p: units.percent(p.val_error))
+_EXPECTED = _Column(heading="expected\nerror", cell=lambda p: _known_percent(p.expected_error))
 _TEST = _Column(heading="test\nerror", cell=lambda p: _known_percent(p.test_error))
 _INFERENCE = _Column(
     heading="inference\nFLOPs", cell=lambda p: units.count(p.measurement.inference_flops)
@@ -45,10 +46,11 @@ class FrontierTable:
     def __init__(self, frontier: Frontier, *, newest: int | None = None) -> None:
         """Shows only the last `newest` points if given."""
         self._points = frontier.points[-newest:] if newest else frontier.points
+        self._confirmed, self._all = frontier.confirmed, len(frontier.points)
         self._several_methods = len({point.recipe["method"] for point in self._points}) > 1
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        results = (_TRIAL, _TRAINING, _VALIDATION, *self._tested)
+        results = (_TRIAL, _TRAINING, _VALIDATION, *self._expected, *self._tested)
         unbounded = options.update(max_width=10_000)
         for extra in ((_PARAMETERS, _INFERENCE), (_PARAMETERS,), ()):
             table = self._table(*results, *extra)
@@ -57,14 +59,25 @@ class FrontierTable:
         yield table
 
     @property
+    def _expected(self) -> tuple[_Column, ...]:
+        """The column of expected errors, of which sweeps of earlier versions know nothing."""
+        known = any(point.expected_error is not None for point in self._points)
+        return (_EXPECTED,) if known else ()
+
+    @property
     def _tested(self) -> tuple[_Column, ...]:
         """The column of test errors, which a running sweep lacks: they are measured at its end."""
         known = any(point.test_error is not None for point in self._points)
         return (_TEST,) if known else ()
 
+    @property
+    def _title(self) -> str:
+        confirmed = f", {self._confirmed} of {self._all} points confirmed" if self._expected else ""
+        return f"Compute-optimal frontier{confirmed}"
+
     def _table(self, *columns: _Column) -> Table:
         table = Table(
-            title="Compute-optimal frontier",
+            title=self._title,
             title_style="bold",
             title_justify="left",
             header_style="dim",

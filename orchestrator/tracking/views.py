@@ -141,6 +141,7 @@ def sweep_view(snapshot: Snapshot, *, now_ms: int) -> RunView:
         "sweep_flops": snapshot.sweep_flops,
         "hypervolume": snapshot.hypervolume,
         "frontier_points": len(snapshot.frontier.points),
+        "frontier_confirmed": snapshot.frontier.confirmed,
         **{f"trials_{state}": states[state] for state in TrialState},
     }
     step = int(snapshot.elapsed_seconds)
@@ -184,6 +185,8 @@ def trial_view(
     }
     if trial.reason is not None:
         tags["prunetune.reason"] = _shortened(trial.reason)
+    if trial.confirms is not None:
+        tags["prunetune.confirms"] = trial.confirms
     if trial.start is not None:
         tags["prunetune.start"] = str(trial.start)
     if on_frontier:
@@ -234,6 +237,8 @@ def _row(point: FrontierPoint) -> dict[str, Any]:
         "rung": measured.rung,
         "train_flops": measured.train_flops,
         "val_error": measured.val_error,
+        "expected_error": point.expected_error,
+        "confirming_error": point.confirming_error,
         "test_error": measured.test_error,
         "inference_flops": measured.inference_flops,
         "params": measured.params,

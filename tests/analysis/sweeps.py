@@ -69,6 +69,8 @@ def sweep(trials: int, *, seed: int = 0) -> tuple[Rows, Rows]:
                     "sparse_train_flops": 0.9 * curve_flops,
                     "sparse_inference_flops": None,
                     "trunk_flops": 0.0,
+                    "expected_error": None,
+                    "confirming_error": None,
                     "sweep_flops": sweep_flops,
                     "measured_at": clock,
                     "trial_state": state,
@@ -82,6 +84,7 @@ def sweep(trials: int, *, seed: int = 0) -> tuple[Rows, Rows]:
             | {
                 "state": state,
                 "reason": reason,
+                "confirms": None,
                 "executed_flops": spent or 3e9 * (state == "failed"),
                 "suggested_at": started,
                 "finished_at": finished,

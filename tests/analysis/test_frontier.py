@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import reduce
 from itertools import pairwise
 from random import Random
@@ -208,6 +208,56 @@ def test_a_point_is_written_as_json_with_all_that_was_measured() -> None:
     assert (written["trial_id"], written["rung"], written["val_error"]) == ("t0", 2, 0.3)
     assert written["recipe"] == {"method": "filter_pruning", "learning_rate": 0.1}
     assert written["val_loss"] is None, "JSON has no infinity"
+
+
+def test_what_is_expected_to_be_no_better_is_passed_over() -> None:
+    cheap, lucky, dear = (
+        replace(point(flops, error, number=number), expected_error=expected)
+        for number, (flops, error, expected) in enumerate(
+            [(1e9, 0.3, 0.31), (1e10, 0.28, 0.32), (1e11, 0.1, 0.11)]
+        )
+    )
+    measured = Frontier().merge([cheap, lucky, dear])
+    assert measured.points == (cheap, lucky, dear)
+    frontier = measured.expected()
+    assert frontier.points == (cheap, dear)
+    assert frontier.best_under(5e10) == cheap
+    assert frontier.cheapest_under(0.3) == dear, "what is measured at 0.3 is not expected to be"
+    assert frontier.hypervolume(reference_flops=1e12) == pytest.approx(2 * 0.69 + 1 * 0.89)
+
+
+@given(points=POINTS)
+def test_where_nothing_is_expected_the_measured_errors_select(
+    points: list[FrontierPoint],
+) -> None:
+    frontier = Frontier().merge(points)
+    assert frontier.expected() == frontier
+
+
+@given(points=POINTS, seed=st.integers(0, 100))
+def test_both_errors_fall_along_an_expected_frontier(
+    points: list[FrontierPoint], seed: int
+) -> None:
+    rng = Random(seed)
+    shrunk = [replace(p, expected_error=rng.random()) for p in points]
+    frontier = Frontier().merge(shrunk).expected()
+    for left, right in pairwise(frontier.points):
+        assert left.error > right.error
+        assert left.val_error > right.val_error
+    for p in Frontier().merge(shrunk).points:
+        best = frontier.best_under(p.train_flops)
+        assert best is not None
+        assert best.error <= p.error
+
+
+def test_confirmed_points_are_counted() -> None:
+    points = [point(1e9, 0.5), replace(point(1e10, 0.4), confirming_error=0.4), point(1e11, 0.3)]
+    assert Frontier().merge(points).confirmed == 1
+
+
+def test_an_expected_error_that_is_no_share_is_refused() -> None:
+    with pytest.raises(ValueError, match="expected_error=1.5 must lie"):
+        replace(point(1e9, 0.5), expected_error=1.5)
 
 
 def test_nan_queries_and_uneven_arrays_are_refused() -> None:

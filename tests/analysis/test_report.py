@@ -161,3 +161,32 @@ def test_a_report_replaces_the_old_one(tmp_path: Path) -> None:
     write_report(folder, output)
     assert output.read_text(encoding="utf-8") == first  # nothing in it changes with the clock
     assert [path.name for path in output.parent.iterdir()] == ["report.html"]
+
+
+def test_expected_errors_and_what_confirms_them_are_shown(tmp_path: Path) -> None:
+    write_sweep(tmp_path, trials=24)
+    measurements, _ = sweep(24)
+    measured = frontier_of(measurements).points
+    shrunk = [
+        row
+        | {
+            "expected_error": min(1.0, row["val_error"] + 0.0123),
+            "confirming_error": 0.4321 if row["trial_id"] == measured[0].trial_id else None,
+        }
+        for row in measurements
+    ]
+    write_measurements(shrunk, tmp_path)
+    page = Page(render(tmp_path))
+    frontier = frontier_of(shrunk)
+    assert frontier.confirmed >= 1
+    assert f"{frontier.confirmed} of {len(frontier.points)} points confirmed" in page.text
+    for point in frontier.points:
+        errors = f"{units.percent(point.val_error)} {units.percent(point.expected_error)}"
+        assert errors in page.text
+    assert "43.2 %" in page.text
+    assert "confirmed by another run of the recipe with another seed" in page.text
+
+
+def test_a_sweep_of_an_earlier_version_shows_no_expected_errors(page: Page) -> None:
+    assert "xpected" not in page.text
+    assert "confirmed" not in page.text

@@ -91,6 +91,7 @@ def test_a_small_config_is_enough(config: Path) -> None:
         ("rungs.max_flops=1e8", ("rungs has max_flops=1e+08 below min_flops=1e+09",)),
         ("rungs.max_flops=.nan", ("rungs.max_flops=nan", "finite")),
         ("search.reduction_factor=1", ("search.reduction_factor=1", "greater than 1")),
+        ("search.confirm=0.6", ("search.confirm=0.6", "less than or equal to 0.5")),
         ("resources.gpus=-0.5", ("resources.gpus=-0.5", "at least 0, or auto")),
         ("resources.gpus=all", ("resources.gpus='all'", "a number of GPUs")),
         ("resources.cpus=many", ("resources.cpus='many'", "valid integer")),

@@ -54,6 +54,8 @@ NO_LUCK = Chance(images=1000, most_common=1, min_peers=1)
 HALVING = Halving(reduction_factor=2, min_peers=2)
 RACE = Race(lowest=len(LEVELS) - 1)
 """It pauses trials at every rung below the top, as where a space knows no lower aim."""
+CLIMB = Race()
+"""Its trials end at the rung that they aim at, and recipes are raised."""
 
 
 def error_of(recipe: Recipe, rung: int) -> float:
@@ -82,12 +84,13 @@ class Sweep:
         max_failures: int = 0,
         chance: Chance = NO_LUCK,
         startup_trials: int = 100,
+        confirm: float = 0.0,
         seed: int = 0,
     ) -> Driver:
         """The driver of a new process: everything is read back from the folder."""
         self.journal = Journal(disk(self.folder), "journal")
         self.ledger = Ledger(self.journal, clock=self.clock)
-        self.ledger.open(sweep_id="sweep")
+        self.ledger.open(sweep_id="sweep", validation_images=500)
         sampler = StudySampler(
             study_path=self.folder / "optuna.journal",
             sweep_id="sweep",
@@ -112,6 +115,7 @@ class Sweep:
             levels=LEVELS,
             seed=seed,
             max_failures=max_failures,
+            confirm=confirm,
             clock=self.clock,
         )
 
@@ -226,6 +230,7 @@ def test_a_budget_of_trials_is_spent_exactly(sweep: Sweep) -> None:
     seed=st.integers(0, 10_000),
     generation=st.sampled_from([None, 3]),
     scheduler=st.sampled_from([NoRace(), HALVING, RACE]),
+    confirm=st.sampled_from([0.0, 0.05, 0.4]),
 )
 def test_a_budget_of_compute_is_never_exceeded_and_never_left_unused(
     budget: float,
@@ -233,6 +238,7 @@ def test_a_budget_of_compute_is_never_exceeded_and_never_left_unused(
     seed: int,
     generation: int | None,
     scheduler: Scheduler,
+    confirm: float,
 ) -> None:
     with TemporaryDirectory() as folder:
         sweep = Sweep(Path(folder))
@@ -241,10 +247,14 @@ def test_a_budget_of_compute_is_never_exceeded_and_never_left_unused(
             seed=seed,
             generation=generation,
             scheduler=scheduler,
+            confirm=confirm,
         )
         Slots(driver, random=Random(seed), concurrent=concurrent).run()
         sweep.die()
     assert sweep.ledger.sweep_flops <= budget
+    confirming = [trial for trial in sweep.ledger.trials() if trial.confirms]
+    assert sum(trial.executed_flops for trial in confirming) <= confirm * budget
+    assert len(confirming) <= confirm * 40
     assert not any(trial.state is TrialState.RUNNING for trial in sweep.ledger.trials())
     assert scheduler is RACE or all(trial.finished for trial in sweep.ledger.trials())
     if len(sweep.ledger.trials()) < 40:
@@ -368,6 +378,100 @@ def test_more_compute_extends_a_sweep(sweep: Sweep) -> None:
     Slots(sweep.driver(budget=Budget(sweep_flops=4e10))).run()
     assert sweep.ledger.trials()[: len(before)] == before
     assert 4e10 - LEVELS[0] < sweep.ledger.sweep_flops <= 4e10
+
+
+# confirming the frontier
+
+
+@pytest.mark.parametrize("scheduler", [NoRace(), HALVING, CLIMB])
+def test_the_end_of_the_budget_confirms_cheap_points_with_another_seed(
+    sweep: Sweep, scheduler: Scheduler
+) -> None:
+    Slots(sweep.driver(budget=Budget(trials=30), scheduler=scheduler, confirm=0.1)).run()
+    trials = sweep.ledger.trials()
+    confirming = [trial for trial in trials if trial.confirms]
+    assert len(trials) == 30
+    assert 1 <= len(confirming) <= 3
+    assert min(trial.number for trial in confirming) == 27, "three are kept back, and no more"
+    begun = [trial.seed for trial in trials if trial.continues is None]
+    assert len(set(begun)) == len(begun)
+    for trial in confirming:
+        assert trial.confirms is not None
+        confirmed = sweep.ledger.trial(trial.confirms)
+        assert trial.recipe == confirmed.recipe
+        assert trial.params == confirmed.params
+        assert trial.measurements[-1].rung == confirmed.measurements[-1].rung
+        assert trial.executed_flops == confirmed.measurements[-1].train_flops
+    spent = [trial.executed_flops for trial in confirming]
+    assert spent == sorted(spent)
+    assert sweep.ledger.sweep_flops == pytest.approx(sum(trial.executed_flops for trial in trials))
+    assert sweep.ledger.frontier.confirmed >= 1
+
+
+def test_confirming_trials_are_told_to_the_study_as_what_they_are(sweep: Sweep) -> None:
+    Slots(sweep.driver(budget=Budget(trials=20), confirm=0.1)).run()
+    trial = sweep.ledger.trials()[18]
+    assert trial.confirms is not None
+    told = sweep.study.handle().get_trials()
+    assert [t.number for t in told] == list(range(20))
+    assert told[18].params == told[sweep.ledger.trial(trial.confirms).number].params
+    assert told[18].user_attrs["confirms"] == trial.confirms
+    assert told[18].state is StudyState.COMPLETE
+
+
+@pytest.mark.parametrize("scheduler", [HALVING, CLIMB])
+@pytest.mark.parametrize("generation", [None, 4])
+def test_a_driver_killed_at_any_event_confirms_alike(
+    tmp_path: Path, scheduler: Scheduler, generation: int | None
+) -> None:
+    def run(sweep: Sweep) -> list[tuple[str, int, str | None]]:
+        driver = sweep.driver(
+            budget=Budget(trials=16), scheduler=scheduler, generation=generation, confirm=0.2
+        )
+        Slots(driver, concurrent=1).run()
+        sweep.die()
+        return [(t.trial_id, t.seed, t.confirms) for t in sweep.ledger.trials()]
+
+    (tmp_path / "whole").mkdir()
+    whole = run(Sweep(tmp_path / "whole"))
+    assert any(confirms for _, _, confirms in whole)
+    (segment,) = (tmp_path / "whole" / "journal").iterdir()
+    lines = segment.read_bytes().splitlines(keepends=True)
+    late = next(n for n, line in enumerate(lines) if b'"number": 11' in line)
+    for kept in range(late, len(lines)):
+        folder = tmp_path / str(kept)
+        (folder / "journal").mkdir(parents=True)
+        (folder / "journal" / segment.name).write_bytes(b"".join(lines[:kept]))
+        assert run(Sweep(folder)) == whole, f"killed after {kept} events"
+
+
+def test_an_extended_sweep_goes_on_and_confirms_what_is_new(sweep: Sweep) -> None:
+    for trials in (20, 40):
+        Slots(sweep.driver(budget=Budget(trials=trials), confirm=0.1)).run()
+        sweep.die()
+    confirming = [trial for trial in sweep.ledger.trials() if trial.confirms]
+    assert [trial.number for trial in confirming if trial.number < 20] == [18, 19]
+    assert [trial.number for trial in confirming if trial.number >= 20][:1] == [38]
+    assert len({trial.confirms for trial in confirming}) == len(confirming)
+
+
+def test_what_is_not_needed_to_confirm_is_searched_with(sweep: Sweep) -> None:
+    """The cheapest recipe takes a rung's FLOPs, of which the share holds none."""
+    budget = Budget(sweep_flops=9 * LEVELS[0])
+    Slots(sweep.driver(budget=budget, confirm=0.1)).run()
+    assert not any(trial.confirms for trial in sweep.ledger.trials())
+    assert 9 * LEVELS[0] - sweep.ledger.sweep_flops < LEVELS[0]
+
+
+def test_the_last_of_the_wall_time_confirms(sweep: Sweep) -> None:
+    driver = sweep.driver(budget=Budget(wall_time=100), confirm=0.05)
+    first = served(driver)
+    report(driver, first, rung=last_rung(first.recipe))
+    sweep.clock.now += 94
+    assert served(driver).confirms is None
+    sweep.clock.now += 2
+    assert served(driver).confirms == first.trial_id
+    assert served(driver).confirms is None, "nothing is left to confirm"
 
 
 # generations

@@ -8,8 +8,7 @@ from optuna.samplers import RandomSampler, TPESampler
 from optuna.trial import TrialState as StudyState
 from optuna.trial import create_trial
 
-from orchestrator.search.excerpt import LONGEST
-from orchestrator.search.tpe import tpe
+from orchestrator.search.tpe import LONGEST, tpe
 from orchestrator.store.ledger import TrialState
 from tests.orchestrator.search.asked_trials import (
     complete,

@@ -8,7 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.store.ledger import Ledger, TrialState, recorded_search, recorded_start
+from orchestrator.store.ledger import (
+    Ledger,
+    TrialRecord,
+    TrialState,
+    recorded_search,
+    recorded_start,
+)
 from tests.orchestrator.fake_trials import (
     LEVELS,
     Clock,
@@ -258,6 +264,69 @@ def test_the_start_is_kept_with_which_of_its_recipes_a_trial_tries() -> None:
         assert list(one.start or ()) == recipes
         assert [trial.start for trial in one.trials()] == [0, None]
     assert list(recorded_start(journal) or ()) == recipes
+
+
+def opened(*trials: tuple[TrialRecord, float], images: int | None = 300) -> Ledger:
+    """A ledger of trials that measured an error at the lowest rung."""
+    ledger = Ledger(MemoryJournal(), clock=Clock())
+    ledger.open(sweep_id="sweep", validation_images=images)
+    for trial, error in trials:
+        ledger.suggested(trial)
+        ledger.measured(trial.trial_id, reported(0, error))
+    return ledger
+
+
+def test_the_frontier_tells_what_is_expected_of_its_points() -> None:
+    ledger = opened(*((record(number), 0.4 + number / 100) for number in range(20)))
+    (point,) = ledger.frontier.points
+    assert point.val_error == 0.4
+    assert point.expected_error is not None
+    assert 0.41 < point.expected_error < 0.43
+    assert ledger.expected(ledger.trial("t0"), point.measurement) == (point.expected_error, None)
+
+
+def test_a_lucky_point_leaves_the_frontier_and_may_come_back() -> None:
+    ledger = opened((record(0), 0.4))
+    ledger.measured("t0", reported(1, 0.39))
+    for number in range(1, 40):
+        ledger.suggested(record(number))
+        ledger.measured(f"t{number}", reported(1, 0.42 + number / 3000))
+    assert [point.rung for point in ledger.measured_frontier.points] == [0, 1]
+    assert [point.rung for point in ledger.frontier.points] == [0], "0.03 ahead of 39 is luck"
+    for number in range(1, 40):
+        ledger.measured(f"t{number}", reported(0, 0.44 + number / 3000))
+    assert [point.rung for point in ledger.frontier.points] == [0, 1], "the cheaper one is too"
+
+
+def test_a_confirmed_recipe_is_expected_to_be_between_its_runs() -> None:
+    first = record(0)
+    others = [(record(number), 0.3 + number / 50) for number in range(1, 30)]
+    ledger = opened((first, 0.2), *others)
+    before = ledger.frontier.points[0]
+    again = replace(first, trial_id="again", number=30, seed=99, confirms=first.trial_id)
+    ledger.suggested(again)
+    ledger.measured("again", reported(0, 0.3))
+    after = ledger.frontier.points[0]
+    assert (before.confirming_error, after.confirming_error) == (None, 0.3)
+    assert before.error + 0.005 < after.error < 0.22
+    assert ledger.frontier.confirmed == 1
+    assert ledger.trial("again").confirms == "t0"
+
+
+def test_a_journal_from_before_there_was_confirmation_is_read() -> None:
+    ledger = opened(*((record(number), 0.4 + number / 100) for number in range(20)))
+    journal = MemoryJournal()
+    for event in ledger._journal.events():
+        journal.append(
+            {k: v for k, v in event.items() if k not in ("validation_images", "confirms")}
+        )
+    older = Ledger(journal, clock=Clock())
+    assert [replace(point, expected_error=None) for point in ledger.frontier.points] == list(
+        older.frontier.points
+    )
+    assert older.trials() == ledger.trials()
+    older.open(sweep_id="sweep", validation_images=300)
+    assert older.frontier == ledger.frontier, "once it is opened again it is known"
 
 
 def test_a_sweep_from_before_there_was_a_start_had_none() -> None:

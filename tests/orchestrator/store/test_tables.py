@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -19,7 +20,7 @@ from analysis.table import (
 from orchestrator.store import tables
 from orchestrator.store.ledger import Ledger, TrialState
 from orchestrator.store.tables import TableWriter
-from tests.orchestrator.fake_trials import disk, ledger_of, record, reported
+from tests.orchestrator.fake_trials import MemoryJournal, disk, ledger_of, record, reported
 
 
 @pytest.fixture
@@ -173,3 +174,19 @@ def test_close_says_when_the_last_state_cannot_be_written(ledger: Ledger, tmp_pa
     writer.start()
     with pytest.raises(OSError, match="measurements"):
         writer.close()
+
+
+def test_the_tables_tell_what_is_expected_and_what_confirms_it(tmp_path: Path) -> None:
+    ledger = Ledger(MemoryJournal())
+    ledger.open(sweep_id="sweep", validation_images=300)
+    first = record(0)
+    again = replace(first, trial_id="again", number=1, seed=9, confirms=first.trial_id)
+    for trial, error in ((first, 0.2), (again, 0.3)):
+        ledger.suggested(trial)
+        ledger.measured(trial.trial_id, reported(0, error))
+    TableWriter(ledger, disk(tmp_path)).write()
+    written = rows(read_measurements(tmp_path))
+    assert [row["confirming_error"] for row in written] == [0.3, 0.2]
+    assert 0.2 < written[0]["expected_error"] < written[1]["expected_error"]
+    assert frontier_of(written) == ledger.frontier
+    assert [row["confirms"] for row in rows(read_trials(tmp_path))] == [None, "t0"]

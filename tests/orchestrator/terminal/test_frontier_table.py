@@ -140,3 +140,15 @@ def test_a_rate_tells_its_optimiser(optimizer: str, written: str) -> None:
     assert written in short_recipe(LONGEST | {"optimizer": optimizer})
     shown = lines(Frontier((point(0, recipe=LONGEST | {"optimizer": optimizer}),)), 105)
     assert len(shown) == len(lines(Frontier((point(0),)), 105)), "and still takes one line"
+
+
+def test_expected_errors_and_the_confirmed_points_are_told_where_they_are_known() -> None:
+    expected = tuple(replace(p, expected_error=p.val_error + 0.01) for p in FRONTIER.points)
+    confirmed = Frontier((expected[0], replace(expected[1], confirming_error=0.3), expected[2]))
+    title, _, headings, first, *_ = lines(confirmed, 120)
+    assert title.rstrip() == "Compute-optimal frontier, 1 of 3 points confirmed"
+    assert headings.split()[2:5] == ["FLOPs", "error", "error"]
+    assert "50.0 %" in first
+    assert "51.0 %" in first
+    assert "of 3 points" in lines(confirmed, 120, newest=1)[0], "whatever is shown of it"
+    assert all(len(line) <= 80 for line in lines(confirmed, 80))

@@ -5,11 +5,13 @@ from dataclasses import replace
 import pytest
 from mlflow.artifacts import load_dict
 
+from analysis.frontier import Frontier
 from orchestrator.store.ledger import TrialState
-from orchestrator.tracking.views import MAX_TEXT_LENGTH, STATUSES
+from orchestrator.tracking.views import FRONTIER_TABLE, MAX_TEXT_LENGTH, STATUSES
 from tests.orchestrator.tracking.tracking_store import (
     Store,
     finished,
+    frontier_of,
     measurement,
     points_of,
     snapshot,
@@ -34,6 +36,7 @@ def test_a_sweep_is_a_parent_run_with_its_config_and_totals(store: Store) -> Non
         "sweep_flops": 2e12,
         "hypervolume": 0.5,
         "frontier_points": 1,
+        "frontier_confirmed": 0,
         "trials_running": 1,
         "trials_paused": 0,
         "trials_halved": 1,
@@ -141,3 +144,18 @@ def test_a_curve_of_more_values_than_a_batch_takes(store: Store) -> None:
     values = sum(len(store.client.get_metric_history(run_id, k)) for k in ("val_loss", "params"))
     assert values == 2 * 100
     assert len(record.measurements) * 11 > 1000
+
+
+def test_expected_errors_and_what_confirms_them_are_told(store: Store) -> None:
+    first = trial(0, errors=(0.5,))
+    again = trial(1, errors=(0.6,), confirms=first.trial_id)
+    (point,) = frontier_of((first, again)).points
+    frontier = Frontier((replace(point, expected_error=0.52, confirming_error=0.6),))
+    store.tracker().sync(snapshot("s", first, again, frontier=frontier))
+
+    assert store.trial(again).data.tags["prunetune.confirms"] == first.trial_id
+    assert "prunetune.confirms" not in store.trial(first).data.tags
+    assert store.sweep().data.metrics["frontier_confirmed"] == 1
+    table = load_dict(f"{store.sweep().info.artifact_uri}/{FRONTIER_TABLE}")
+    row = dict(zip(table["columns"], table["data"][0], strict=True))
+    assert (row["val_error"], row["expected_error"], row["confirming_error"]) == (0.5, 0.52, 0.6)
