@@ -283,8 +283,8 @@ def test_the_same_command_again_runs_no_trial(swept: Swept, again: Swept) -> Non
 
 
 def settled(swept: Swept) -> dict[tuple[str, int], dict[str, Any]]:
-    """The measurements without what later ones may change: tests, and steps kept for others."""
-    changing = {"test_error": None, "trunk_flops": None}
+    """The measurements without what later ones may change: tests, expectations, steps kept."""
+    changing = dict.fromkeys(("test_error", "expected_error", "confirmations", "trunk_flops"))
     return {(row["trial_id"], row["rung"]): row | changing for row in swept.measurements}
 
 
