@@ -73,8 +73,8 @@ class Field:
         """Evaluation FLOPs and number of the trials that ended at a rung."""
         self._lowest_error = np.ones(len(self.levels))
         """The lowest error measured at each rung; 1 where there is none."""
-        self.points = 0
-        """How many measurements there are."""
+        self.evidence = 0
+        """How many measurements there are, and trials that diverged: it only grows."""
         for trial in trials:
             self.update(trial)
 
@@ -118,6 +118,8 @@ class Field:
         if (before := self._trials.get(trial.trial_id)) is not None:
             self._count(before, -1)
         self._measure(trial, known=len(before.measurements) if before else 0)
+        if trial.state is TrialState.DIVERGED and not (before and before.state is trial.state):
+            self.evidence += 1
         self._trials[trial.trial_id] = trial
         if trial.continues is not None and trial.continues not in self._continued:
             self._count(self._trials[trial.continues], -1)
@@ -180,7 +182,7 @@ class Field:
         """Takes note of what a trial has measured, if it is more than was known."""
         if len(trial.measurements) == known:
             return
-        self.points += len(trial.measurements) - known
+        self.evidence += len(trial.measurements) - known
         for measurement in trial.measurements:
             if measurement.val_error < self._lowest_error[measurement.rung]:
                 self._lowest_error[measurement.rung] = measurement.val_error
