@@ -15,6 +15,8 @@ Floats = NDArray[np.float64]
 _HAIR = 1 + 1e-9
 """Levels are equal that differ by rounding."""
 
+_ENDED = (TrialState.COMPLETE, TrialState.PAUSED, TrialState.HALVED)
+
 ErrorsAt = Callable[[int], Mapping[str, float]]
 """Validation error, 0-1, by trial id of all trials measured at a rung."""
 Place = tuple[float, float, int, str]
@@ -62,6 +64,8 @@ class Field:
         self._ended: dict[int, list[Place]] = defaultdict(list)
         self._ready: dict[tuple[int, str | None], list[Place]] = defaultdict(list)
         """Who ended at a rung and is not continued, of one method or, under None, of all."""
+        self._waiting: dict[int, list[Place]] = defaultdict(list)
+        """Who is paused at a rung."""
         self._late: dict[int, list[Place]] = defaultdict(list)
         """Recipes that need a rung to take their first step and are not continued yet."""
         self._methods: dict[int, Counter[str]] = defaultdict(Counter)
@@ -108,8 +112,8 @@ class Field:
         return self._trials[trial_id]
 
     def rung(self, trial: TrialRecord) -> int:
-        """The rung that the trial counts at: a paused one where it is, others at their aim."""
-        if trial.state is TrialState.PAUSED:
+        """The rung that the trial counts at: its aim, or where it paused or was stopped."""
+        if trial.state in (TrialState.PAUSED, TrialState.HALVED) and trial.measurements:
             return trial.measurements[-1].rung
         return max(0, bisect_right(self.levels, trial.recipe.target_flops * _HAIR) - 1)
 
@@ -128,12 +132,16 @@ class Field:
         self._count(trial, 1)
 
     def ended(self, rung: int) -> Sequence[Place]:
-        """The trials that completed or are paused at the rung, from the best."""
+        """The trials that completed, are paused or were stopped at the rung, from the best."""
         return self._ended[rung]
 
     def ready(self, rung: int, method: str | None = None) -> Sequence[Place]:
         """The ended trials that nothing continues yet, from the best; of one method if given."""
         return self._ready[rung, method]
+
+    def waiting(self, rung: int) -> Sequence[Place]:
+        """The trials that are paused at the rung, from the best."""
+        return self._waiting[rung]
 
     def late(self, rung: int) -> Sequence[Place]:
         """The recipes that cannot take a step below the rung and have not been tried there."""
@@ -192,6 +200,7 @@ class Field:
         rung, method = self.rung(trial), trial.recipe.method
         if trial.state is TrialState.PAUSED:
             _keep(self._paused, trial.trial_id, sign)
+            _place(self._waiting[rung], _place_of(trial), sign)
         if trial.state is TrialState.RUNNING:
             _keep(self._live, trial.trial_id, sign)
         cost = self._cost_of(trial, rung)
@@ -202,10 +211,11 @@ class Field:
             self._methods[rung][method] += sign
             if not self._methods[rung][method]:
                 del self._methods[rung][method]
-        if trial.state in (TrialState.COMPLETE, TrialState.PAUSED) and trial.measurements:
+        if trial.state in _ENDED and trial.measurements:
             place = _place_of(trial)
             _place(self._ended[rung], place, sign)
-            if trial.trial_id not in self._continued and isfinite(place[0]):
+            may_go_on = trial.state is not TrialState.HALVED and isfinite(place[0])
+            if may_go_on and trial.trial_id not in self._continued:
                 _place(self._ready[rung, None], place, sign)
                 _place(self._ready[rung, method], place, sign)
             self._eval[rung][0] += sign * self._evaluation(trial)
