@@ -127,12 +127,10 @@ class Sweep:
             start=inputs.start.recipes,
         )
         strategy.sampler.reconcile(ledger.trials())
-        keeper = CheckpointKeeper(ledger, folder.trials_uri)
-        keeper.tidy()
         driver = Driver(
             ledger=ledger,
             strategy=strategy,
-            keeper=keeper,
+            keeper=CheckpointKeeper(ledger, folder.trials_uri),
             budget=config.budget,
             levels=levels,
             seed=config.seed,

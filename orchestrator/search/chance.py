@@ -1,5 +1,6 @@
 """Chance: when a trial has learnt nothing where others learn."""
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import sqrt
@@ -63,7 +64,8 @@ class Chance:
     def has_diverged(self, error: float, peers: Sequence[float]) -> bool:
         """Whether `error` is at chance though most of the others at its rung have learnt.
 
-        `peers` are the validation errors of all trials measured there so far, this one included.
+        `peers` are the validation errors of all trials measured there so far, this one included,
+        ascending.
         """
         if error < self.learnt_below or len(peers) < self.min_peers:
             return False
@@ -71,4 +73,4 @@ class Chance:
 
     def learners(self, peers: Sequence[float]) -> int:
         """How many of the trials are significantly better than guessing."""
-        return sum(peer < self.learnt_below for peer in peers)
+        return bisect_left(peers, self.learnt_below)

@@ -5,8 +5,9 @@ next trial, hand in what trials report, and do as they are told.
 """
 
 import time
+from bisect import insort
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from enum import StrEnum
 
@@ -15,7 +16,7 @@ from orchestrator.search.confirmation import Confirmation, judge, reached_flops
 from orchestrator.search.field import Field, Room, unspent_flops
 from orchestrator.search.sampler import aimed_at
 from orchestrator.search.strategy import GO_ON, Decision, Move, Standing, Strategy, Verdict
-from orchestrator.store.ledger import Ledger, TrialRecord, TrialState
+from orchestrator.store.ledger import Ledger, TrialRecord, TrialState, rankable
 from orchestrator.store.retention import CheckpointKeeper
 from trainables.measurement import Measurement, Outcome, Report
 from trainables.seeds import derive_seed
@@ -71,13 +72,12 @@ class Driver:
         unfinished = [t.trial_id for t in trials if t.state is TrialState.RUNNING]
         self._waiting = deque(unfinished)
         self._interrupted = dict.fromkeys(unfinished, "the driver was started again")
-        self._resumed_at: dict[str, int] = {}
-        """Rung at which each trial was paused that has been handed out again."""
         self._kept = {t.trial_id for t in trials if _keeps_steps(t)}
         """Finished trials that keep steps for others."""
         self._failures: Counter[str] = Counter()
         self._live: set[str] = set()
         self._torn_generation = self._is_generation_torn()
+        self._tidy()
 
     @property
     def out_of_time(self) -> bool:
@@ -115,8 +115,9 @@ class Driver:
             self._note(trial_id)
             self._keeper.measured(trial_id, report.measurement.rung)
         decision = self._decide(trial_id, report)
-        self._hold_candidates()
-        self._keeper.tidy()
+        if not self._generation:
+            self._let_go()
+        self._tidy()
         return decision
 
     def failed(self, trial_id: str, *, reason: str, preempted: bool = False) -> None:
@@ -128,7 +129,7 @@ class Driver:
         self._failures[trial_id] += not preempted
         if self._failures[trial_id] > self._max_failures:
             self._finish(trial_id, TrialState.FAILED, reason=reason)
-            self._keeper.tidy()
+            self._tidy()
             return
         self._live.discard(trial_id)
         self._interrupted[trial_id] = reason
@@ -137,7 +138,8 @@ class Driver:
     def _decide(self, trial_id: str, report: Report) -> Decision:
         measurement, over = report.measurement, report.outcome is not Outcome.RUNNING
         verdict = GO_ON
-        if measurement is not None and self._resumed_at.get(trial_id) != measurement.rung:
+        # one that was resumed repeats the report after which it was paused
+        if measurement and self._ledger.trial(trial_id).resumed_at != measurement.rung:
             verdict = self._judge(trial_id, measurement, over=over)
         if verdict.decision is Decision.STOP:
             assert verdict.state is not None  # a verdict to stop has one
@@ -198,36 +200,37 @@ class Driver:
         self._note(trial_id)
         self._strategy.sampler.tell(self._ledger.trial(trial_id))
 
-    def _hold_candidates(self) -> None:
-        """Keeps the checkpoints that others may go on from, and drops the steps of the rest.
+    def _let_go(self) -> None:
+        """Gives up paused trials, and the steps kept by finished ones, that nobody goes on from.
 
-        In generations only between them, so that it does not matter who reports first.
+        In generations only between them, so that it does not matter who reports first. The steps
+        that a raised trial begins with are kept until it is over: what it costs depends on them.
         """
-        if self._generation and self._live:
-            return
-        begun = (self._ledger.trial(trial_id) for trial_id in (*self._live, *self._waiting))
-        awaited = {t.continues for t in begun if t.continues is not None and not t.measurements}
-        held = awaited | set(self._strategy.scheduler.candidates(self._field))
+        scheduler = self._strategy.scheduler
+        for trial_id, reason in scheduler.hopeless(self._field).items():
+            self._finish(trial_id, TrialState.HALVED, reason=reason)
+        begun = {trial.continues for trial in self._field.running if trial.continues is not None}
+        held = begun | set(scheduler.candidates(self._field))
         for trial_id in sorted(self._kept - held):
             self._ledger.released(trial_id)
             self._note(trial_id)
         self._kept &= held
-        self._keeper.hold(held)
+
+    def _tidy(self) -> None:
+        """Removes the checkpoints that nobody needs any more."""
+        self._keeper.hold(self._kept)
+        self._keeper.tidy()
 
     def _note(self, trial_id: str) -> None:
         self._field.update(self._ledger.trial(trial_id))
 
-    def _peers(self, trial_id: str, rung: int) -> list[float]:
-        """The errors at a rung that the trial is compared with, its own included."""
-        errors = self._ledger.errors_at(rung)
+    def _peers(self, trial_id: str, rung: int) -> Sequence[float]:
+        """The errors at a rung that the trial is compared with, its own included, ascending."""
         if not self._generation:
-            return list(errors.values())
-        first = self._ledger.trial(trial_id).number // self._generation * self._generation
-        return [
-            error
-            for peer, error in errors.items()
-            if peer == trial_id or self._ledger.trial(peer).number < first
-        ]
+            return self._ledger.ranked_errors(rung)
+        peers = list(self._ledger.ranked_errors_before(rung))
+        insort(peers, rankable(self._ledger.errors_at(rung)[trial_id]))
+        return peers
 
     def _plan(self) -> Idle | None:
         """Queues what a free worker does next, in generations a whole one; else tells why not."""
@@ -235,22 +238,27 @@ class Driver:
             return self._make_move()
         if self._live:
             return Idle.WAIT
-        idle = self._resume_all()
+        self._let_go()
+        self._tidy()
+        self._resume_all()
         if self._waiting:  # a generation is drawn when it sees what they bring
             return None
-        if idle is None:
-            idle = self._make_move()
+        idle = self._make_move()
         if idle is None and self._ledger.trial(self._waiting[-1]).confirms is None:
             self._fill_generation()
         return idle
 
-    def _resume_all(self) -> Idle | None:
-        """Queues every paused trial that goes on."""
-        while True:
-            move = self._next_move(self._spared(self._room()))
-            if move is None or move.trial is None or move.trial.state is not TrialState.PAUSED:
-                return None
-            self._resume(move.trial)
+    def _resume_all(self) -> None:
+        """Queues every paused trial that goes on: all or, where the driver is killed, none."""
+        going = []
+        while (trial := self._paused_of(self._next_move(self._spared(self._room())))) is not None:
+            going.append(trial.trial_id)
+            self._field.update(replace(trial, state=TrialState.RUNNING))
+            self._waiting.append(trial.trial_id)
+        if going:
+            self._ledger.resumed(*going)
+        for trial_id in going:
+            self._note(trial_id)
 
     def _is_generation_torn(self) -> bool:
         """Whether a driver died while it drew the last generation.
@@ -302,8 +310,10 @@ class Driver:
 
     def _begin(self, move: Move, room: Room) -> bool:
         """Queues the move's trial; tells whether it could."""
-        if move.trial is not None and move.trial.state is TrialState.PAUSED:
-            self._resume(move.trial)
+        if (paused := self._paused_of(move)) is not None:
+            self._ledger.resumed(paused.trial_id)
+            self._note(paused.trial_id)
+            self._waiting.append(paused.trial_id)
             return True
         trial = self._new_trial(move, room)
         if trial is None:
@@ -313,12 +323,10 @@ class Driver:
         self._waiting.append(trial.trial_id)
         return True
 
-    def _resume(self, trial: TrialRecord) -> None:
-        """Queues a paused trial, which goes on from where it was."""
-        self._resumed_at[trial.trial_id] = trial.measurements[-1].rung
-        self._ledger.resumed(trial.trial_id)
-        self._note(trial.trial_id)
-        self._waiting.append(trial.trial_id)
+    def _paused_of(self, move: Move | None) -> TrialRecord | None:
+        """The paused trial that goes on by the move, if that is what it says."""
+        trial = None if move is None else move.trial
+        return trial if trial is not None and trial.state is TrialState.PAUSED else None
 
     def _new_trial(self, move: Move, room: Room) -> TrialRecord | None:
         """The trial that the move begins; None where the room does not hold it."""

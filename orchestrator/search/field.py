@@ -15,6 +15,8 @@ Floats = NDArray[np.float64]
 _HAIR = 1 + 1e-9
 """Levels are equal that differ by rounding."""
 
+_ENDED = (TrialState.COMPLETE, TrialState.PAUSED, TrialState.HALVED)
+
 ErrorsAt = Callable[[int], Mapping[str, float]]
 """Validation error, 0-1, by trial id of all trials measured at a rung."""
 Place = tuple[float, float, int, str]
@@ -64,6 +66,8 @@ class Field:
         self._ended: dict[int, list[Place]] = defaultdict(list)
         self._ready: dict[tuple[int, str | None], list[Place]] = defaultdict(list)
         """Who ended at a rung and is not continued, of one method or, under None, of all."""
+        self._waiting: dict[int, list[Place]] = defaultdict(list)
+        """Who is paused at a rung."""
         self._late: dict[int, list[Place]] = defaultdict(list)
         """Recipes that need a rung to take their first step and are not continued yet."""
         self._methods: dict[int, Counter[str]] = defaultdict(Counter)
@@ -75,8 +79,8 @@ class Field:
         """Evaluation FLOPs and number of the trials that ended at a rung."""
         self._lowest_error = np.ones(len(self.levels))
         """The lowest error measured at each rung; 1 where there is none."""
-        self.points = 0
-        """How many measurements there are."""
+        self.evidence = 0
+        """How many measurements there are, and trials that diverged: it only grows."""
         for trial in trials:
             self.update(trial)
 
@@ -115,8 +119,8 @@ class Field:
         return self._trials[trial_id]
 
     def rung(self, trial: TrialRecord) -> int:
-        """The rung that the trial counts at: a paused one where it is, others at their aim."""
-        if trial.state is TrialState.PAUSED:
+        """The rung that the trial counts at: its aim, or where it paused or was stopped."""
+        if trial.state in (TrialState.PAUSED, TrialState.HALVED) and trial.measurements:
             return trial.measurements[-1].rung
         return max(0, bisect_right(self.levels, trial.recipe.target_flops * _HAIR) - 1)
 
@@ -125,6 +129,8 @@ class Field:
         if (before := self._trials.get(trial.trial_id)) is not None:
             self._count(before, -1)
         self._measure(trial, known=len(before.measurements) if before else 0)
+        if trial.state is TrialState.DIVERGED and not (before and before.state is trial.state):
+            self.evidence += 1
         self._trials[trial.trial_id] = trial
         if trial.continues is not None and trial.continues not in self._continued:
             self._count(self._trials[trial.continues], -1)
@@ -133,12 +139,16 @@ class Field:
         self._count(trial, 1)
 
     def ended(self, rung: int) -> Sequence[Place]:
-        """The trials that completed or are paused at the rung, from the best."""
+        """The trials that completed, are paused or were stopped at the rung, from the best."""
         return self._ended[rung]
 
     def ready(self, rung: int, method: str | None = None) -> Sequence[Place]:
         """The ended trials that nothing continues yet, from the best; of one method if given."""
         return self._ready[rung, method]
+
+    def waiting(self, rung: int) -> Sequence[Place]:
+        """The trials that are paused at the rung, from the best."""
+        return self._waiting[rung]
 
     def late(self, rung: int) -> Sequence[Place]:
         """The recipes that cannot take a step below the rung and have not been tried there."""
@@ -187,7 +197,7 @@ class Field:
         """Takes note of what a trial has measured, if it is more than was known."""
         if len(trial.measurements) == known:
             return
-        self.points += len(trial.measurements) - known
+        self.evidence += len(trial.measurements) - known
         for measurement in trial.measurements:
             if measurement.val_error < self._lowest_error[measurement.rung]:
                 self._lowest_error[measurement.rung] = measurement.val_error
@@ -200,6 +210,7 @@ class Field:
         rung, method = self.rung(trial), trial.recipe.method
         if trial.state is TrialState.PAUSED:
             _keep(self._paused, trial.trial_id, sign)
+            _place(self._waiting[rung], _place_of(trial), sign)
         if trial.state is TrialState.RUNNING:
             _keep(self._live, trial.trial_id, sign)
         cost = self._cost_of(trial, rung)
@@ -210,10 +221,11 @@ class Field:
             self._methods[rung][method] += sign
             if not self._methods[rung][method]:
                 del self._methods[rung][method]
-        if trial.state in (TrialState.COMPLETE, TrialState.PAUSED) and trial.measurements:
+        if trial.state in _ENDED and trial.measurements:
             place = _place_of(trial)
             _place(self._ended[rung], place, sign)
-            if trial.trial_id not in self._continued and isfinite(place[0]):
+            may_go_on = trial.state is not TrialState.HALVED and isfinite(place[0])
+            if may_go_on and trial.trial_id not in self._continued:
                 _place(self._ready[rung, None], place, sign)
                 _place(self._ready[rung, method], place, sign)
             self._eval[rung][0] += sign * self._evaluation(trial)

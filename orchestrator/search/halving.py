@@ -1,6 +1,7 @@
 """Asynchronous successive halving at equal compute, in its stopping form."""
 
-from collections.abc import Collection, Sequence
+from bisect import bisect_left
+from collections.abc import Collection, Mapping, Sequence
 from math import floor, isfinite
 
 from orchestrator.search.field import Field, Room
@@ -46,13 +47,17 @@ class Halving:
         """None: nobody is raised."""
         return ()
 
+    def hopeless(self, field: Field) -> Mapping[str, str]:
+        """None: whoever another scheduler left paused goes on."""
+        return {}
+
     def _goes_on(self, error: float, peers: Sequence[float]) -> bool:
         if not isfinite(error):
             return False
         if len(peers) < self._min_peers:
             return True
         places = max(1, floor(len(peers) / self._reduction_factor))
-        return sum(peer < error for peer in peers) < places
+        return bisect_left(peers, error) < places
 
 
 def check_reduction_factor(reduction_factor: float) -> None:

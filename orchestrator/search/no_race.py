@@ -1,6 +1,6 @@
 """No race: every trial spends the compute that it aims at."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from orchestrator.search.field import Field, Room
 from orchestrator.search.strategy import GO_ON, Move, Standing, Verdict
@@ -20,3 +20,7 @@ class NoRace:
     def candidates(self, field: Field) -> Collection[str]:
         """None: nobody is raised."""
         return ()
+
+    def hopeless(self, field: Field) -> Mapping[str, str]:
+        """None: whoever another scheduler left paused goes on."""
+        return {}

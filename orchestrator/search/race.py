@@ -1,6 +1,6 @@
 """A race over compute: every rung gets its share of the sweep, cheap ones first."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -21,6 +21,8 @@ CONSIDERED = 40
 
 KEPT = 8
 """Finished trials of a rung whose checkpoints are kept."""
+WAITING = 32
+"""Paused trials of a rung that may yet go on, and whose checkpoints are kept."""
 
 
 class Race:
@@ -79,6 +81,14 @@ class Race:
             for place in field.ready(rung)[:KEPT]
             if field.trial(place[-1]).state is TrialState.COMPLETE
             and field.kept_share(field.trial(place[-1]))
+        }
+
+    def hopeless(self, field: Field) -> Mapping[str, str]:
+        """The paused trials of each rung that are not among its best few."""
+        return {
+            place[-1]: f"{WAITING} better trials wait at rung {rung}: its checkpoint is dropped"
+            for rung in range(self._top(field))
+            for place in field.waiting(rung)[WAITING:]
         }
 
     def _climbs(self, field: Field) -> Sequence[tuple[int, int]]:

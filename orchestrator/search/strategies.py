@@ -11,7 +11,7 @@ from optuna.samplers import RandomSampler
 from orchestrator.search.chance import Chance
 from orchestrator.search.config import AUTO, Budget, SearchConfig
 from orchestrator.search.fallback import DispensableForecaster
-from orchestrator.search.forecaster import Forecaster
+from orchestrator.search.forecaster import GROWTH, Forecaster
 from orchestrator.search.gp import gp
 from orchestrator.search.halving import Halving
 from orchestrator.search.model import model
@@ -78,13 +78,22 @@ def build_strategy(
     budget: Budget,
     start: Sequence[StartRecipe] = (),
     run_space: RunSpace = draw,
+    background: bool = True,
 ) -> Strategy:
     """The strategy that the config names, which tries the recipes of `start` first.
 
+    In the `background` it makes forecasts while others serve, except in generations, which depend
+    on whole ones before them and on no thread. A replay has them made at once, so that it repeats.
     Raises `InputError` for a name that is not known.
     """
     search = search.resolved()
-    forecaster = DispensableForecaster(seed=seed) if search.sampler == "model" else None
+    forecaster = None
+    if search.sampler == "model":
+        forecaster = DispensableForecaster(
+            seed=seed,
+            growth=GROWTH if search.generation is None else 1.0,
+            background=background and search.generation is None,
+        )
     lowest, highest = aims(space, ranges, problem)
     rivals = Rivals(forecaster=forecaster, lowest=lowest, highest=highest)
     sampler = StudySampler(

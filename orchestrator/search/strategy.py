@@ -58,7 +58,8 @@ class Standing:
     measurement: Measurement
     """Its measurement at this rung."""
     peers: Sequence[float]
-    """Validation errors, 0-1, of all trials measured at this rung so far, its own included."""
+    """Validation errors, 0-1, of all trials measured at this rung so far, its own included, in
+    ascending order; what is not a number counts as infinite."""
     over: bool
     """Whether it has spent the compute that it aimed at; a race has nothing to decide then."""
 
@@ -98,6 +99,13 @@ class Scheduler(Judge, Protocol):
         """The finished trials that may yet be raised from the steps that they have kept.
 
         Their checkpoints are kept, so they must be few; the steps of others are dropped for good.
+        """
+
+    def hopeless(self, field: Field) -> Mapping[str, str]:
+        """The paused trials that will not go on, with the reason of each.
+
+        They end where they are, and their checkpoints are dropped for good; those that stay paused
+        keep theirs, so they must be few.
         """
 
 

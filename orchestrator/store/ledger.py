@@ -5,10 +5,13 @@ One writer, the driver. Everything else (scheduler, sampler, tracker, table, pro
 
 import threading
 import time
+from bisect import insort
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from itertools import islice
+from math import inf, isnan
 from sys import intern
 from typing import Any
 
@@ -77,6 +80,8 @@ class TrialRecord:
     that one went."""
     start: int | None = None
     """The place among the recipes of the sweep's start, from 0, of the one that it tries."""
+    resumed_at: int | None = None
+    """The rung from which it went on after it was paused last."""
     needs_flops: float | None = None
     """The least training FLOPs with which an infeasible recipe could take a step; None where they
     are not known, or nothing helps."""
@@ -119,6 +124,12 @@ class Ledger:
         self._validation_images: int | None = None
         self._shrinkage: dict[int, tuple[int, Shrinkage]] = {}
         """The expectation at each rung, and how many errors had been measured there then."""
+        self._ranked: dict[int, list[float]] = {}
+        """The errors measured at each rung, ascending."""
+        self._ranked_before: dict[int, list[float]] = {}
+        """The same, as it was when those that run began; only at rungs that were asked for."""
+        self._measured_before: dict[int, int] = {}
+        """How many trials had been measured at each rung then."""
         self._sweep_flops = 0.0
         self._measured_frontier = Frontier()
         self._frontier: Frontier | None = Frontier()
@@ -197,6 +208,20 @@ class Ledger:
     def errors_at(self, rung: int) -> Mapping[str, float]:
         """Returns the validation error by trial id of all trials measured at `rung`."""
         return self._errors_at.get(rung, {})
+
+    def ranked_errors(self, rung: int) -> Sequence[float]:
+        """Returns the errors measured at `rung`, ascending; what is not a number ranks last.
+
+        What is returned grows with the next measurement.
+        """
+        return self._ranked.get(rung, ())
+
+    def ranked_errors_before(self, rung: int) -> Sequence[float]:
+        """Returns `ranked_errors` as they were when those that run began after nothing had run."""
+        if rung not in self._ranked_before:
+            errors = islice(self.errors_at(rung).values(), self._measured_before.get(rung, 0))
+            self._ranked_before[rung] = sorted(map(rankable, errors))
+        return self._ranked_before[rung]
 
     def trials_and_frontier(self) -> tuple[tuple[TrialRecord, ...], Frontier]:
         """Returns all trials and the frontier as of one moment."""
@@ -286,9 +311,9 @@ class Ledger:
         """A trial left its worker at its newest rung."""
         self._record({"event": "paused", "trial_id": trial_id})
 
-    def resumed(self, trial_id: str) -> None:
-        """A paused trial goes on, which is no new attempt."""
-        self._record({"event": "resumed", "trial_id": trial_id})
+    def resumed(self, *trial_ids: str) -> None:
+        """Paused trials go on together, which is no new attempt."""
+        self._record({"event": "resumed", "trial_ids": list(trial_ids)})
 
     def finished(
         self,
@@ -357,6 +382,7 @@ class Ledger:
         self._start = tuple(event["recipes"])
 
     def _fold_suggested(self, event: Mapping[str, Any]) -> None:
+        self._note_what_was_before()
         recipe = Recipe.from_dict(event["recipe"])
         self._runs.setdefault(recipe.recipe_id, []).append(event["trial_id"])
         self._keep(
@@ -385,8 +411,18 @@ class Ledger:
         self._keep(replace(trial, state=TrialState.PAUSED))
 
     def _fold_resumed(self, event: Mapping[str, Any]) -> None:
-        trial = self._trials[event["trial_id"]]
-        self._keep(replace(trial, state=TrialState.RUNNING))
+        self._note_what_was_before()
+        # older journals have an event for each trial
+        for trial_id in event.get("trial_ids") or [event["trial_id"]]:
+            trial = self._trials[trial_id]
+            at = trial.measurements[-1].rung if trial.measurements else None
+            self._keep(replace(trial, state=TrialState.RUNNING, resumed_at=at))
+
+    def _note_what_was_before(self) -> None:
+        """Keeps what was measured before a trial begins, unless others run already."""
+        if not self._states[TrialState.RUNNING]:
+            self._ranked_before.clear()
+            self._measured_before = {rung: len(known) for rung, known in self._errors_at.items()}
 
     def _fold_measured(self, event: Mapping[str, Any]) -> None:
         trial = self._trials[event["trial_id"]]
@@ -403,6 +439,7 @@ class Ledger:
         )
         self._keep(trial)
         self._errors_at.setdefault(measurement.rung, {})[trial.trial_id] = measurement.val_error
+        insort(self._ranked.setdefault(measurement.rung, []), rankable(measurement.val_error))
         if not self._is_beaten(measurement):
             point = _point(trial, measurement)
             self._measured_frontier = self._measured_frontier.merge([point])
@@ -525,6 +562,11 @@ _FOLDS: dict[str, Callable[[Ledger, Mapping[str, Any]], None]] = {
     "released": Ledger._fold_released,
     "tested": Ledger._fold_tested,
 }
+
+
+def rankable(error: float) -> float:
+    """Returns the error, or infinity for what is not a number."""
+    return inf if isnan(error) else error
 
 
 def _point(trial: TrialRecord, measurement: Measurement) -> FrontierPoint:

@@ -53,6 +53,7 @@ def configured(
             budget=Budget(sweep_flops=setting.budget_flops),
             start=start_of(setting.table, known(setting.table)),
             run_space=pool.draw,
+            background=False,
         )
 
     return product(build, once=once)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from orchestrator.search.strategy import Standing
+from orchestrator.store.ledger import rankable
 from tests.orchestrator.fake_trials import measurement, record
 
 
@@ -13,4 +14,5 @@ def standing(
     """A trial that has measured `error` at `rung`, where `peers` were measured, it included."""
     measured = replace(measurement(0, error), rung=rung)
     trial = record(measurements=(measured,))
-    return Standing(trial=trial, measurement=measured, peers=peers, over=over)
+    ranked = sorted(map(rankable, peers))
+    return Standing(trial=trial, measurement=measured, peers=ranked, over=over)
