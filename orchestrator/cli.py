@@ -190,16 +190,18 @@ def portfolio(
 
 @app.command(epilog="Example: prunetune doctor flowers.yaml")
 def doctor(config: ConfigFile, overrides: Overrides = None, after: After = None) -> None:
-    """Check everything that can be checked before compute is spent."""
+    """Check everything that can be known before compute is spent; tell what the budget buys."""
     from orchestrator.config import SweepConfig, read_config
     from orchestrator.doctor import Examination
     from orchestrator.inputs import SweepInputs
+    from orchestrator.terminal.outlook_table import OutlookTable
 
     console = Console()
     parsed = read_config(SweepConfig, config, overrides or [])
     _say(console, "ok  config", "valid", style="green")
     told: set[str] = set()  # several checks may meet one mistake
-    for check in Examination(SweepInputs(parsed, after=after or ())).checks:
+    examination = Examination(SweepInputs(parsed, after=after or ()))
+    for check in examination.checks:
         try:
             _say(console, f"ok  {check.title}", check.run(), style="green")
         except UserError as error:
@@ -208,6 +210,11 @@ def doctor(config: ConfigFile, overrides: Overrides = None, after: After = None)
             told.add(str(error))
     if told:
         raise typer.Exit(2)
+    try:
+        console.print(OutlookTable(examination.outlook()))
+    except UserError as error:
+        _say(console, "bad budget", str(error), style="red")
+        raise typer.Exit(2) from error
 
 
 @app.command(epilog="Example: prunetune ui flowers")

@@ -2,13 +2,19 @@
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 
 from analysis import units
+from orchestrator.cluster.resources import trials_here
 from orchestrator.inputs import SweepInputs
-from orchestrator.search.strategies import sampler_draws, scheduler
+from orchestrator.pace import measure_pace
+from orchestrator.search.chance import Chance
+from orchestrator.search.rehearsal import Outlook, Rehearsal
+from orchestrator.search.strategies import build_strategy, sampler_draws, scheduler
 from orchestrator.store.folder import SweepFolder
 from orchestrator.tracking.tracker import tracker_for
 from search_spaces.draws import check_space
@@ -56,6 +62,45 @@ class Examination:
         """Runs all checks; the first bad one raises."""
         for check in self.checks:
             check.run()
+
+    def outlook(self) -> Outlook:
+        """Rehearses the sweep at this machine's pace, with recipes drawn at random.
+
+        As if it had not begun, no recipe were infeasible and none diverged. Raises `InputError` if
+        the budget buys nothing.
+        """
+        inputs, config = self._inputs, self._config
+        search = config.search.resolved().model_copy(update={"sampler": "random"})
+        with TemporaryDirectory() as folder:
+            strategy = build_strategy(
+                search,
+                study_path=Path(folder) / "optuna.journal",
+                sweep_id="rehearsal",
+                space=inputs.space,
+                ranges=config.space.ranges,
+                problem=inputs.problem,
+                seed=config.seed,
+                chance=Chance.of(inputs.summary.class_counts["validation"], min_peers=1),
+                budget=config.budget,
+                background=False,
+            )
+            rehearsal = Rehearsal(
+                replace(strategy, judges=()),  # nobody learns, so nobody may be told by it
+                budget=config.budget,
+                levels=inputs.problem.rungs,
+                pace=measure_pace(inputs),
+                workers=trials_here(config.resources),
+                seed=config.seed,
+                confirm=search.confirm,
+            )
+            outlook = rehearsal.run()
+        if not outlook.total.trials:
+            raise InputError(
+                f"budget.sweep_flops={config.budget.sweep_flops:g} buys no trial: the space's "
+                f"cheapest begins with {inputs.problem.rungs[0]:g} training FLOPs or more; raise "
+                "the budget or lower rungs.min_flops."
+            )
+        return outlook
 
     def _check_folder(self) -> str:
         root = self._folder.root

@@ -6,6 +6,7 @@ import socket
 from typing import Any
 
 import ray
+import torch
 from ray.exceptions import AuthenticationError
 
 from orchestrator.cluster.config import ResourcesConfig
@@ -50,6 +51,19 @@ def connect(address: str | None) -> bool:
             "`ray up` or `ray start --head`, or leave ray.address out to run on this machine."
         ) from error
     return True
+
+
+def trials_here(resources: ResourcesConfig) -> int:
+    """How many trials may run side by side as the config says, else on this machine alone.
+
+    One at least: what this machine lacks, a cluster may have.
+    """
+    if resources.concurrent is not None:
+        return resources.concurrent
+    fits = (os.cpu_count() or 1) // resources.cpus
+    if resources.gpus != "auto" and resources.gpus:
+        fits = min(fits, int(torch.cuda.device_count() / resources.gpus))
+    return max(1, fits)
 
 
 def _probe(address: str) -> None:

@@ -68,9 +68,22 @@ class Outlook:
     """The bill of each."""
     workers: int
     """Trials side by side."""
+    flops_per_second: float
+    """The pace of each, as given."""
     wall_seconds: float
     whole: bool
     """Whether the budget was spent; else it buys more than was rehearsed."""
+
+    @property
+    def total(self) -> RungBill:
+        """The bill of all rungs."""
+        return RungBill(
+            begun=sum(rung.begun for rung in self.rungs),
+            raised=sum(rung.raised for rung in self.rungs),
+            train_flops=sum(rung.train_flops for rung in self.rungs),
+            eval_flops=sum(rung.eval_flops for rung in self.rungs),
+            worker_seconds=sum(rung.worker_seconds for rung in self.rungs),
+        )
 
 
 class Rehearsal:
@@ -85,13 +98,16 @@ class Rehearsal:
         pace: Pace,
         workers: int,
         seed: int,
+        confirm: float = 0.0,
     ) -> None:
+        """`confirm` is the driver's."""
         self._strategy = strategy
         self._budget = budget
         self._levels = levels
         self._pace = pace
         self._workers = workers
         self._seed = seed
+        self._confirm = confirm
         self._now = 0.0
         self.ledger = Ledger(_NoJournal(), clock=lambda: self._now)
         self.ledger.open(sweep_id="rehearsal")
@@ -109,6 +125,7 @@ class Rehearsal:
                 budget=self._budget,
                 levels=self._levels,
                 seed=self._seed,
+                confirm=self._confirm,
                 clock=lambda: self._now,
             )
             while len(self.ledger) < most_trials:
@@ -120,6 +137,7 @@ class Rehearsal:
             levels=self._levels,
             rungs=self._bills,
             workers=self._workers,
+            flops_per_second=self._pace.flops_per_second,
             wall_seconds=self._now,
             whole=len(self.ledger) < most_trials,
         )

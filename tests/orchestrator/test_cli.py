@@ -351,7 +351,8 @@ def test_a_full_disk_is_no_fault_of_ours(
 def test_doctor_says_what_it_found(prunetune: Prunetune, config: Path, tmp_path: Path) -> None:
     ended = prunetune("doctor", str(config))
     assert ended.status == 0
-    assert [line.split(":")[0] for line in ended.out.splitlines()] == [
+    lines = ended.out.splitlines()
+    assert [line.split(":")[0] for line in lines if line.startswith("ok")] == [
         f"ok  {title}"
         for title in (
             *("config", "folder", "task", "backbone"),
@@ -360,6 +361,15 @@ def test_doctor_says_what_it_found(prunetune: Prunetune, config: Path, tmp_path:
     ]
     assert "10 classes" in ended.out
     assert not (tmp_path / "sweep" / "sweep.yaml").exists()
+    assert "What the budget buys, about" in ended.out
+    (everything,) = [line.split() for line in lines if line.lstrip().startswith("all ")]
+    assert int(everything[1]) > 0
+
+
+def test_doctor_refuses_a_budget_that_buys_nothing(prunetune: Prunetune, config: Path) -> None:
+    ended = prunetune("doctor", str(config), "budget.trials=null", "budget.sweep_flops=1e6")
+    assert ended.status == 2
+    assert "budget.sweep_flops=1e+06 buys no trial" in " ".join(ended.out.split())
 
 
 def test_doctor_goes_on_after_a_bad_thing(prunetune: Prunetune, config: Path) -> None:

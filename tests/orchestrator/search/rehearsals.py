@@ -37,5 +37,6 @@ def rehearsal(
         seed=0,
         chance=NO_LUCK,
         budget=budget,
+        background=False,
     )
     return Rehearsal(strategy, budget=budget, levels=RUNGS, pace=PACE, workers=workers, seed=0)

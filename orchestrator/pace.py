@@ -1,0 +1,116 @@
+"""The pace of a sweep's trials on this machine, from a few training steps of its own recipes."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from orchestrator.inputs import SweepInputs
+from orchestrator.search.rehearsal import Pace
+from trainables.errors import InfeasibleError, InputError
+from trainables.finetune import Finetuning
+from trainables.learning.precision import training_device
+
+TRIED_RECIPES = 8
+"""Recipes that are drawn to find some that can be timed."""
+TIMED_RECIPES = 3
+"""Recipes whose steps are timed."""
+SECONDS = 1.0
+"""Time after which no further step of a recipe is taken."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Timing:
+    """A recipe's first steps."""
+
+    flops: float
+    seconds: float
+    eval_flops: float
+    set_up_seconds: float
+
+
+def measure_pace(inputs: SweepInputs) -> Pace:
+    """Times recipes drawn from the space, each for a second, or for one step if that takes longer.
+
+    Recipes that would first run their frozen trunk over all images are passed over. Raises
+    `InputError` when no recipe can be timed.
+    """
+    timed: list[_Timing] = []
+    with _threads(inputs.config.resources.cpus):
+        for seed in range(TRIED_RECIPES):
+            timing = _timing(inputs, seed)
+            if timing is not None:
+                timed.append(timing)
+            if len(timed) == TIMED_RECIPES:
+                break
+    if not timed:
+        raise InputError(
+            f"None of {TRIED_RECIPES} recipes drawn from the space can be timed, because they take "
+            "no step or need all images first; raise rungs.max_flops or widen space.ranges to see "
+            "what the budget buys."
+        )
+    return Pace(
+        flops_per_second=sum(t.flops for t in timed) / sum(t.seconds for t in timed),
+        eval_flops=sum(t.eval_flops for t in timed) / len(timed),
+        set_up_seconds=min(t.set_up_seconds for t in timed),
+    )
+
+
+def _timing(inputs: SweepInputs, seed: int) -> _Timing | None:
+    """Times a recipe; None if it cannot be timed."""
+    config = inputs.config
+    source_task = (lambda: inputs.source_store) if config.source_task else None
+    begun = time.perf_counter()
+    try:
+        finetuning = Finetuning(
+            recipe=inputs.recipe(seed),
+            seed=seed,
+            backbone=inputs.backbone,
+            store=inputs.store,
+            levels=inputs.problem.rungs,
+            mirror=config.task.mirror,
+            device=training_device() if config.resources.gpus else torch.device("cpu"),
+            source_task=source_task,
+        )
+    except InfeasibleError:
+        return None
+    set_up_seconds = time.perf_counter() - begun
+    if finetuning.prices.setup_flops:
+        return None
+    steps, seconds = _timed_steps(finetuning)
+    return _Timing(
+        flops=steps * finetuning.prices.step_flops,
+        seconds=seconds,
+        eval_flops=finetuning.prices.eval_flops,
+        set_up_seconds=set_up_seconds,
+    )
+
+
+def _timed_steps(finetuning: Finetuning) -> tuple[int, float]:
+    """Takes steps for a second; the first, which warms up, is left out if others follow."""
+    last = finetuning.stops[-1].steps
+    begun = time.perf_counter()
+    finetuning.train_to(1)
+    first = time.perf_counter() - begun
+    if last == 1 or first > SECONDS:
+        return 1, first
+    taken, begun = 1, time.perf_counter()
+    while taken < last and time.perf_counter() - begun < SECONDS:
+        taken += 1
+        finetuning.train_to(taken)
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return taken - 1, time.perf_counter() - begun
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Gives torch as many threads as a trial has."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
