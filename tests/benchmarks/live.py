@@ -146,7 +146,7 @@ def main() -> None:
     """Runs the sweeps that are missing, one after another, and prints the tables."""
     arguments = _arguments()
     tasks = [task for task in TASKS if task.name in arguments.tasks]
-    for seed in arguments.seeds:
+    for seed in () if arguments.show else arguments.seeds:
         for task in tasks:
             for arm in arguments.arms:
                 _run(task, arm, seed)
@@ -197,7 +197,7 @@ def _sweep(task: Task, arm: str, seed: int) -> tuple[list[_Point], float, int]:
     if arm != "before":
         known = RUNS / f"without-{task.name}.json"
         portfolio.write(known, portfolio_without([task.name]))
-        config["search"] = {"portfolio": str(known), "sampler": "model", "scheduler": "race"}
+        config["search"] = {"portfolio": str(known)}
     path = RUNS / f"{task.name}-{arm}-{seed}.yaml"
     path.write_text(yaml.safe_dump(config))
     _prunetune(checkout, "sweep", str(path))
@@ -404,7 +404,7 @@ def _draw(found: _Found, tasks: Sequence[Task]) -> None:
                 axes.fill_between(task.levels, lowest, highest, color=colour, alpha=0.2, lw=0)
         axes.set(xscale="log", xlabel="training FLOPs of one model", title=task.name)
     figure.axes[0].set_ylabel("test accuracy, %")
-    figure.axes[0].legend()
+    figure.axes[-1].legend(loc="lower right", fontsize="small")
     figure.savefig(FIGURE, dpi=150)
 
 
@@ -414,6 +414,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--tasks", nargs="+", default=names, choices=names)
     parser.add_argument("--arms", nargs="+", default=ARMS, choices=ARMS)
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS)
+    parser.add_argument("--show", action="store_true", help="run nothing, print what there is")
     return parser.parse_args()
 
 
