@@ -67,12 +67,18 @@ class _Result:
 def _owner(model: nn.Module, resize: Resize) -> nn.Module:
     try:
         owner = model.get_submodule(resize.name)
-        getattr(owner, resize.attribute)
+        old = getattr(owner, resize.attribute)
     except AttributeError as error:
         raise InputError(
             f"{type(model).__name__} has no {resize.attribute!r} in {resize.name!r}; a pruned "
             "structure fits only the architecture it was made from."
         ) from error
+    counts = type(old) is int if isinstance(resize.value, int) else isinstance(old, list | tuple)
+    if not counts:
+        raise InputError(
+            f"{resize.attribute!r} in {resize.name!r} is a {type(old).__name__} and counts no "
+            "channels; a pruned structure fits only the architecture it was made from."
+        )
     return owner
 
 
