@@ -73,13 +73,16 @@ def norm_parameters(model: nn.Module) -> frozenset[str]:
 def backbone_weights(model: nn.Module) -> dict[str, nn.Parameter]:
     """Weights of the convolutions and linear layers, by qualified name, but for the classifier's.
 
-    They are what sparsity, masks and deltas are about; biases and norms are not among them.
+    They are what sparsity, masks and deltas are about; biases and norms are not among them, nor is
+    a weight that is computed from other tensors, as by weight or spectral norm.
     """
     head = classifier_name(model)
     return {
-        f"{name}.weight": layer.get_parameter("weight")
+        f"{name}.weight": layer.weight
         for name, layer in model.named_modules()
-        if isinstance(layer, WEIGHTED) and not is_within(name, head)
+        if isinstance(layer, WEIGHTED)
+        and isinstance(layer.weight, nn.Parameter)
+        and not is_within(name, head)
     }
 
 

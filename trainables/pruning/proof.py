@@ -26,6 +26,7 @@ from trainables.pruning.channels.groups import (
     TransposedConvolution,
     channel_dim,
     is_depthwise,
+    passes_channels,
 )
 from trainables.pruning.structure import Cut, PrunedStructure
 
@@ -149,7 +150,7 @@ class _Outputs:
         """The model's outputs; what was entered last is known even if the pass fails."""
         hooks = []
         for name, module in self._net.named_modules():
-            if isinstance(module, LAYERS):
+            if isinstance(module, LAYERS) and not passes_channels(module):
                 hooks.append(module.register_forward_hook(self._leave(name)))
             if name and not any(True for _ in module.children()):
                 hooks.append(module.register_forward_pre_hook(self._enter(name)))
@@ -231,7 +232,7 @@ def _narrow(
         sides.setdefault(cut.name, {})[cut.side] = cut
     for name, found in sides.items():
         layer = _at(masked, name)
-        norm = isinstance(layer, nn.LayerNorm | nn.GroupNorm)
+        norm = isinstance(layer, nn.LayerNorm | nn.RMSNorm | nn.GroupNorm)
         own = isinstance(layer, Convolution) and not type(layer).__module__.startswith("torch.")
         if not (norm or own) or not isinstance(layer, nn.Module):
             continue

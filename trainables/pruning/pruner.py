@@ -1,5 +1,7 @@
 """Prunes filters of a pretrained model, and rebuilds a pruned one."""
 
+import hashlib
+import json
 from collections.abc import Callable, Collection, Hashable, Sequence
 
 import torch
@@ -143,9 +145,9 @@ def _scores(
 
 
 def _proof_key(model: nn.Module, structure: PrunedStructure, *, resolution: int) -> Hashable:
-    """Which channels go makes no difference to what the operations do with them, how many does."""
-    shape = tuple((cut.name, cut.side, cut.width, len(cut.kept)) for cut in structure.cuts)
-    return structure_key(model, resolution=resolution), shape
+    """Equal for equal cuts alone: where channels are moved it matters which of them go."""
+    cuts = hashlib.sha256(json.dumps(structure.to_dict()).encode()).hexdigest()
+    return structure_key(model, resolution=resolution), cuts
 
 
 def _head_names(model: nn.Module, head: nn.Module | str) -> frozenset[str]:

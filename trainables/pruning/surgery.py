@@ -94,8 +94,8 @@ def _cut(model: nn.Module, name: str, sides: Sides) -> _Result:
         ) from error
     if isinstance(layer, Tensor):
         return _cut_bare(owner, leaf, layer, sides[Side.BOTH])
-    if nn.utils.parametrize.is_parametrized(layer):
-        raise InfeasibleError(f"{name} is parametrized and cannot be cut; remove it first.")
+    if reason := obstacle(name, layer):
+        raise InfeasibleError(reason)
     if is_depthwise(layer):
         return _cut_depthwise(layer, sides)
     for kinds, cutter in _CUTTERS:
@@ -192,7 +192,13 @@ def _cut_transposed(layer: TransposedConvolution, sides: Sides) -> _Result:
 
 
 def _cut_norm(
-    layer: nn.BatchNorm2d | nn.InstanceNorm2d | nn.GroupNorm | nn.LayerNorm | nn.PReLU, sides: Sides
+    layer: nn.BatchNorm2d
+    | nn.InstanceNorm2d
+    | nn.GroupNorm
+    | nn.LayerNorm
+    | nn.RMSNorm
+    | nn.PReLU,
+    sides: Sides,
 ) -> _Result:
     cut = sides[Side.BOTH]
     kept = len(cut.kept)
@@ -201,7 +207,7 @@ def _cut_norm(
             _check(cut, layer.num_channels)
             _blocks(cut, layer.num_groups)
             attributes: dict[str, object] = {"num_channels": kept}
-        case nn.LayerNorm():
+        case nn.LayerNorm() | nn.RMSNorm():
             _check(cut, int(layer.normalized_shape[-1]))
             if len(layer.normalized_shape) != 1:
                 raise InfeasibleError(
@@ -223,6 +229,18 @@ def _cut_bare(owner: nn.Module, leaf: str, tensor: Tensor, cut: Cut) -> _Result:
     """A parameter or buffer of a module's own, such as the gain of a layer scale."""
     kept = _take(tensor, bare_dim(tensor, cut), cut.kept)
     return _Result(owner=owner, tensors={leaf: kept}, attributes={})
+
+
+def obstacle(name: str, layer: nn.Module) -> str | None:
+    """Why the layer called `name` cannot be cut, as a sentence; `None` where it can.
+
+    A weight that is computed from other tensors, as by weight or spectral norm, cannot.
+    """
+    weight = getattr(layer, "weight", None)
+    made = isinstance(weight, Tensor) and "weight" not in dict(layer.named_parameters())
+    if made or nn.utils.parametrize.is_parametrized(layer):
+        return f"{name} is parametrized: its tensors are computed from others and cannot be cut."
+    return None
 
 
 def bare_dim(tensor: Tensor, cut: Cut) -> int:

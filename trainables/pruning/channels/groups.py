@@ -9,7 +9,9 @@ from torch import Tensor, nn
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 TransposedConvolution = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
 # instance norms share a base with batch norms
-ChannelwiseNorm = nn.modules.batchnorm._NormBase | nn.GroupNorm | nn.LayerNorm | nn.PReLU
+ChannelwiseNorm = (
+    nn.modules.batchnorm._NormBase | nn.GroupNorm | nn.LayerNorm | nn.RMSNorm | nn.PReLU
+)
 LAYERS = nn.Linear | Convolution | TransposedConvolution | ChannelwiseNorm
 """The kinds of layer that can be cut, for `isinstance`, which finds subclasses of users too."""
 
@@ -127,11 +129,19 @@ def is_depthwise(module: nn.Module) -> bool:
     )
 
 
+def passes_channels(module: nn.Module) -> bool:
+    """Whether `module` is of a kind that can be cut and yet has nothing for each channel.
+
+    One slope for all channels is none for each, and stays whatever goes.
+    """
+    return isinstance(module, nn.PReLU) and module.num_parameters == 1
+
+
 def channel_dim(layer: nn.Module, maps: Tensor) -> int:
     """The dimension of `maps`, an input or output of `layer`, that holds the layer's channels.
 
-    The last for linear layers and layer norms, unless made for 2-D maps; else the second.
+    The last for linear layers, layer norms and RMS norms, unless made for 2-D maps; else the second.
     """
-    if isinstance(layer, nn.Linear | nn.LayerNorm) and "2d" not in type(layer).__name__:
+    if isinstance(layer, nn.Linear | nn.LayerNorm | nn.RMSNorm) and "2d" not in type(layer).__name__:
         return maps.dim() - 1
     return 1

@@ -23,6 +23,7 @@ from trainables.pruning.channels.groups import (
     TransposedConvolution,
     channel_dim,
     is_depthwise,
+    passes_channels,
 )
 from trainables.pruning.channels.ties import FIXED, along, spread
 
@@ -103,6 +104,9 @@ class _Tracer(TorchDispatchMode):
             return
         if flow is None:
             flow = Flow(labels=torch.full((), FIXED).expand(images.shape))
+        if passes_channels(module):
+            self._flows.note(output, flow.labels, parents=(flow,))
+            return
         dim = channel_dim(module, images)
         elsewhere = [
             d
