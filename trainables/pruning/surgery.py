@@ -19,6 +19,7 @@ from trainables.pruning.channels.groups import (
     TransposedConvolution,
     is_depthwise,
 )
+from trainables.pruning.settling import UnsoundError
 from trainables.pruning.structure import Cut, Resize
 
 Sides = Mapping[Side, Cut]
@@ -31,13 +32,13 @@ def apply(model: nn.Module, cuts: Sequence[Cut], resizes: Sequence[Resize] = ())
 
     Parameters that are cut are new objects without gradients, so make the optimiser afterwards.
     Raises `InputError` where the model has other layers or widths than the cuts were made for, and
-    `InfeasibleError` where a layer cannot be cut; the model is then as it was.
+    `UnsoundError` where a layer cannot be cut; the model is then as it was.
     """
     by_layer: dict[str, dict[Side, Cut]] = {}
     for cut in cuts:
         by_layer.setdefault(cut.name, {})[cut.side] = cut
     with torch.inference_mode(mode=False), torch.no_grad():
-        results = [_cut(model, name, sides) for name, sides in by_layer.items()]
+        results = [_attempt(model, name, sides) for name, sides in by_layer.items()]
         owners = [(_owner(model, resize), resize) for resize in resizes]
         for result in results:
             result.commit()
@@ -80,6 +81,13 @@ def _owner(model: nn.Module, resize: Resize) -> nn.Module:
             "channels; a pruned structure fits only the architecture it was made from."
         )
     return owner
+
+
+def _attempt(model: nn.Module, name: str, sides: Sides) -> _Result:
+    try:
+        return _cut(model, name, sides)
+    except InfeasibleError as error:
+        raise UnsoundError(str(error), near=[name], place=-1) from error
 
 
 def _cut(model: nn.Module, name: str, sides: Sides) -> _Result:

@@ -76,7 +76,7 @@ def _traceable_copy(model: nn.Module) -> nn.Module:
         raise InfeasibleError(
             f"{type(model).__name__} cannot be copied for tracing: {type(error).__name__}: {error}."
         ) from error
-    return skeleton.eval()
+    return skeleton
 
 
 class _Reader:
@@ -141,6 +141,8 @@ class _Reader:
                 ChannelMixing(name=m.name, dim=m.dim, channels=self._places(m.labels, where))
                 for m in self._trace.mixings.values()
             ),
+            modes=self._trace.modes,
+            draws=self._trace.draws,
         )
 
     def _read_side(self, name: str, side: Side, roots: Tensor) -> None:
@@ -321,7 +323,8 @@ class _Layers:
         return (
             bool(ends)
             and name not in self._into_output
-            and all(self._only_gates[f] for f in followers)
+            # a follower may run before, in a loop or in the pass of another mode
+            and all(self._only_gates.get(f, False) for f in followers)
         )
 
     @staticmethod

@@ -6,6 +6,8 @@ from enum import StrEnum
 
 from torch import Tensor, nn
 
+from trainables.backbones.modes import Mode
+
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 TransposedConvolution = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
 # instance norms share a base with batch norms
@@ -119,6 +121,10 @@ class ChannelGraph:
     """Attributes that must follow the cuts."""
     mixings: tuple[ChannelMixing, ...] = ()
     """Statistics over channels."""
+    modes: tuple[Mode, ...] = (Mode.EVAL,)
+    """The modes in which the model differs, and in each of which cuts must be proved."""
+    draws: bool = False
+    """Whether the model draws random numbers, dropout layers left out."""
 
 
 def is_depthwise(module: nn.Module) -> bool:
