@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from search_spaces.recipe import Recipe
 from trainables.backbones.build import build, normalisation
 from trainables.backbones.source import BackboneSource
+from trainables.backbones.state import load_weights_into
 from trainables.checkpoints import load_checkpoint
 from trainables.errors import InputError
 from trainables.images.augment import model_inputs
@@ -209,7 +210,7 @@ def _assemble(
     module = build(backbone, num_classes=len(class_names))
     mean, std = normalisation(backbone, module)
     load_method(recipe.method).reshape(module, state["structure"], recipe)
-    module.load_state_dict(dict(weights))
+    load_weights_into(module, weights)
     return TransferredModel(
         module=module.eval().requires_grad_(requires_grad=False),
         class_names=tuple(class_names),

@@ -5,6 +5,7 @@ import re
 from timm.models import group_parameters
 from torch import nn
 
+from trainables.backbones.logits import makers_of_logits
 from trainables.errors import InputError
 
 WEIGHTED = (nn.modules.conv._ConvNd, nn.Linear)
@@ -14,9 +15,10 @@ _BLOCK = re.compile(r"(.*?\.\d+(?:\.\d+)*)(?:\.|$)")  # down to its first run of
 
 
 def classifier(model: nn.Module) -> nn.Module:
-    """The model's head: what timm says it is, else the last linear layer.
+    """The model's head: what timm says it is, else the linear layer that makes the logits.
 
-    Raises `InputError` for a model without one.
+    The place of a layer in the model's definition says nothing; only of a model that runs at no
+    usual size is it the last linear layer. Raises `InputError` for a model without one.
     """
     return model.get_submodule(classifier_name(model))
 
@@ -35,13 +37,22 @@ def classifier_name(model: nn.Module) -> str:
         for name, module in modules.items():
             if module is head and name:
                 return name
-    linear = [name for name, module in modules.items() if isinstance(module, nn.Linear)]
-    if not linear or not linear[-1]:
+    linear = [name for name, module in modules.items() if name and isinstance(module, nn.Linear)]
+    if not linear:
         raise InputError(
             f"{type(model).__name__} has no classifier: a backbone needs a get_classifier() "
-            "as timm's have, or a last torch.nn.Linear inside it."
+            "as timm's have, or a torch.nn.Linear inside it that makes its logits."
         )
-    return linear[-1]
+    makers = makers_of_logits(model)
+    if makers is None:
+        return linear[-1]
+    if len(makers) == 1 and makers <= set(linear):
+        return min(makers)
+    made_by = " and ".join(sorted(makers)) or "no layer"
+    raise InputError(
+        f"{type(model).__name__} makes its logits by {made_by}, and a backbone needs one "
+        "torch.nn.Linear that does; give it a get_classifier() that returns its head."
+    )
 
 
 def is_within(name: str, module: str) -> bool:

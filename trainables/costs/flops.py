@@ -20,6 +20,7 @@ from torch import nn
 from torch.nn.utils import parametrize
 from torch.utils.flop_counter import FlopCounterMode
 
+from trainables.backbones.contract import refusal
 from trainables.backbones.layers import WEIGHTED, is_norm
 from trainables.backbones.skeleton import (
     float_dtype,
@@ -148,9 +149,7 @@ def _trace(model: nn.Module, *, resolution: int) -> StepCost:
     except Exception as error:  # whatever a user's forward may raise
         raise InputError(
             f"The FLOPs of {type(model).__name__} at {resolution} pixels cannot be counted: "
-            f"{type(error).__name__}: {error}; a model must run on tensors that have shapes but "
-            "no values (device 'meta'), so it must not read values or hold tensors that are "
-            "neither parameters nor buffers."
+            f"{type(error).__name__}: {error}; {refusal(model, resolution=resolution)}."
         ) from error
 
 

@@ -28,6 +28,8 @@ def expected_draws(draws: bool) -> AbstractContextManager[object]:  # noqa: FBT0
 
 
 class _ExpectedDraws(TorchDispatchMode):
+    def __init__(self) -> None:
+        TorchDispatchMode.__init__(self)
 
     def __torch_dispatch__(
         self,

@@ -65,8 +65,9 @@ def prove(
     """Raise `InfeasibleError` unless `structure` is sound for `model`, which still runs and trains.
 
     It is an `UnsoundError` that says where, unless the model does not run before it is cut. `modes`
-    are those in which the model differs, and `draws` says whether it draws numbers. Runs on the CPU, at 64 pixels or less where the model accepts that and at `resolution` where it
-    does not. The model itself is left alone.
+    are those in which the model differs, and `draws` says whether it draws numbers. Runs on the
+    CPU, at 64 pixels or less where the model accepts that and at `resolution` where it does not.
+    The model itself is left alone.
     """
     for mode in modes:
         _prove_in(mode, model, structure, mixings=mixings, resolution=resolution, draws=draws)
@@ -147,9 +148,7 @@ def _run_masked(
     ) from failure
 
 
-def _run_pruned(
-    pruned: nn.Module, images: Tensor, *, order: Sequence[str]
-) -> dict[str, Tensor]:
+def _run_pruned(pruned: nn.Module, images: Tensor, *, order: Sequence[str]) -> dict[str, Tensor]:
     """The output of every layer in a forward pass; a backward pass shows that it runs too.
 
     `order` is that in which the layers should run.

@@ -102,7 +102,7 @@ def planned_structure(
 
 
 _faults = Remembered[Mapping[int, str]](size=256)
-"""By the choice: groups, by position in the graph, that must stay dense for the proof to succeed."""
+"""By the choice: groups, by position in the graph, that must stay dense for a proof."""
 _standard_faults = Remembered[Mapping[int, str]](size=32)
 """By structure: the faults of a standard choice, which most others share."""
 _STANDARD = PruningPlan(ratio=0.5, criterion=Criterion.RANDOM, width_rule=WidthRule.ALL)

@@ -200,12 +200,7 @@ def _cut_transposed(layer: TransposedConvolution, sides: Sides) -> _Result:
 
 
 def _cut_norm(
-    layer: nn.BatchNorm2d
-    | nn.InstanceNorm2d
-    | nn.GroupNorm
-    | nn.LayerNorm
-    | nn.RMSNorm
-    | nn.PReLU,
+    layer: nn.BatchNorm2d | nn.InstanceNorm2d | nn.GroupNorm | nn.LayerNorm | nn.RMSNorm | nn.PReLU,
     sides: Sides,
 ) -> _Result:
     cut = sides[Side.BOTH]

@@ -146,8 +146,9 @@ def passes_channels(module: nn.Module) -> bool:
 def channel_dim(layer: nn.Module, maps: Tensor) -> int:
     """The dimension of `maps`, an input or output of `layer`, that holds the layer's channels.
 
-    The last for linear layers, layer norms and RMS norms, unless made for 2-D maps; else the second.
+    The last for linear layers, layer and RMS norms, unless made for 2-D maps; else the second.
     """
-    if isinstance(layer, nn.Linear | nn.LayerNorm | nn.RMSNorm) and "2d" not in type(layer).__name__:
+    last = isinstance(layer, nn.Linear | nn.LayerNorm | nn.RMSNorm)
+    if last and "2d" not in type(layer).__name__:
         return maps.dim() - 1
     return 1

@@ -18,9 +18,7 @@ class Script:
         self._made_at: dict[int, int] = {}
         self._alive: list[Tensor] = []  # so that no two tensors share an id
 
-    def add(
-        self, what: str, args: Sequence[Any], kwargs: Mapping[str, Any], output: Any
-    ) -> None:
+    def add(self, what: str, args: Sequence[Any], kwargs: Mapping[str, Any], output: Any) -> None:
         """Adds the step `what`, an operation or a layer."""
         inputs = tuple(self._known(leaf) for leaf in tree_leaves((args, dict(kwargs))))
         outputs = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
