@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from trainables.backbones.skeleton import float_dtype, meta_copy, output_tensors, structure_key
+from trainables.backbones.skeleton import float_dtype, meta_copy, structure_key
 from trainables.remembered import Remembered
 
 _RESOLUTIONS = (64, 32, 224, 128, 96, 256, 299, 384, 28, 16)
@@ -19,8 +19,8 @@ _RESOLUTIONS = (64, 32, 224, 128, 96, 256, 299, 384, 28, 16)
 def makers_of_logits(model: nn.Module) -> frozenset[str] | None:
     """Names of the weighted layers that the outputs in eval mode come from, with none in between.
 
-    `None` where the model does not run on RGB images of any usual size. Found once per process for
-    equal structures.
+    `None` where the model does not give one tensor for RGB images of any usual size. Found once per
+    process for equal structures.
     """
     key: Hashable = structure_key(model, resolution=0)
     return _found.get(key, lambda: _find(model))
@@ -42,13 +42,13 @@ def _find(model: nn.Module) -> frozenset[str] | None:
         hooks = list(makers.attach(skeleton))
         try:
             with torch.no_grad(), makers:
-                outputs = list(output_tensors(skeleton(images)))
+                logits = skeleton(images)
         except Exception:  # whatever a user's forward may raise
             continue
         finally:
             for hook in hooks:
                 hook.remove()
-        return makers.of(*outputs)
+        return makers.of(logits) if isinstance(logits, Tensor) else None
     return None
 
 

@@ -268,6 +268,15 @@ def _prunable(
                         "that may go: they are the model's output, or do not reach it as channels."
                     ),
                 )
+        skipped |= {
+            name: Skipped(
+                name=name,
+                channels=width,
+                reason=f"{name} is used outside of any layer that can be cut, and stays dense.",
+            )
+            for name, width in graph.loose.items()
+            if name not in head
+        }
     found = sum(len(indices) for indices in covered.values())
     least = _LEAST_SHARE[rule]
     if not found or found < least * sum(filters.values()):

@@ -141,6 +141,7 @@ class _Reader:
                 ChannelMixing(name=m.name, dim=m.dim, channels=self._places(m.labels, where))
                 for m in self._trace.mixings.values()
             ),
+            loose={n: w for n, w in self._trace.loose.items() if n not in self._trace.widths},
             modes=self._trace.modes,
             draws=self._trace.draws,
         )

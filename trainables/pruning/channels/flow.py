@@ -125,6 +125,8 @@ class Trace:
     """Labels of each tensor that every way from the images to the output passes through."""
     outputs: list[Flow] = field(default_factory=list)
     """Flows of the model's outputs."""
+    loose: dict[str, int] = field(default_factory=dict)
+    """Widths of the weights that something outside of layers computes with."""
     modes: tuple[Mode, ...] = (Mode.EVAL,)
     """The modes in which the model differs."""
     draws: bool = False

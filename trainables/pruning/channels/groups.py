@@ -1,7 +1,7 @@
 """Channel groups: the channels of a network that must stay or go together."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from torch import Tensor, nn
@@ -121,6 +121,8 @@ class ChannelGraph:
     """Attributes that must follow the cuts."""
     mixings: tuple[ChannelMixing, ...] = ()
     """Statistics over channels."""
+    loose: Mapping[str, int] = field(default_factory=dict)
+    """Widths of the weights that something outside of any layer computes with; they stay."""
     modes: tuple[Mode, ...] = (Mode.EVAL,)
     """The modes in which the model differs, and in each of which cuts must be proved."""
     draws: bool = False

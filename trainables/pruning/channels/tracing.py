@@ -27,6 +27,7 @@ from trainables.pruning.channels.groups import (
     is_depthwise,
     passes_channels,
 )
+from trainables.pruning.channels.loose import LooseFilters
 from trainables.pruning.channels.script import Script
 from trainables.pruning.channels.ties import FIXED, along, spread
 
@@ -68,6 +69,7 @@ class _Tracer(TorchDispatchMode):
         TorchDispatchMode.__init__(self)
         self.script = Script()
         self.draws = False
+        self._filters: LooseFilters | None = None
         self._flows = flows
         self._inside_layer = 0
 
@@ -82,15 +84,20 @@ class _Tracer(TorchDispatchMode):
         output = func(*args, **named)
         if self._inside_layer:
             return output
+        leaves = tree_leaves((args, dict(named)))
         self.script.add(str(func), args, named, output)
         self.draws |= is_draw(func)
-        if self._flows and any(self._flows.of(leaf) for leaf in tree_leaves((args, dict(named)))):
+        if self._filters:
+            self._filters.follow(func, leaves, output)
+        if self._flows and any(self._flows.of(leaf) for leaf in leaves):
             call = Call(func=func, args=args, kwargs=named, output=output)
             operations.follow(self._flows, call)
         return output
 
     def attach(self, skeleton: nn.Module) -> Iterator[Any]:
         """Hooks on every module; remove them afterwards."""
+        if self._flows:
+            self._filters = LooseFilters(skeleton, self._flows)
         for name, module in skeleton.named_modules():
             if isinstance(module, LAYERS):
                 yield module.register_forward_pre_hook(self._enter_layer)
