@@ -138,6 +138,12 @@ def _run_masked(
         try:
             with torch.no_grad():
                 outputs.run(images)
+        except _NarrowError as error:
+            raise UnsoundError(
+                f"{type(pruned).__name__} no longer runs once pruned; it fails in {error}.",
+                near=[next(reversed(outputs.layers), "")],
+                place=len(outputs.layers),
+            ) from error
         except Exception as error:  # whatever a user's forward may raise
             failure = error
         else:
@@ -275,6 +281,7 @@ def _narrow(
         both = found.get(Side.BOTH)
         into, out = (found.get(side, both) for side in (Side.IN, Side.OUT))
         _see_only_kept(
+            name,
             layer,
             pruned.get_submodule(name),
             dim=None,
@@ -283,6 +290,7 @@ def _narrow(
         )
     for mixing in mixings:
         _see_only_kept(
+            mixing.name,
             masked.get_submodule(mixing.name),
             pruned.get_submodule(mixing.name),
             dim=mixing.dim,
@@ -292,6 +300,7 @@ def _narrow(
 
 
 def _see_only_kept(
+    name: str,
     layer: nn.Module,
     narrow: nn.Module,
     *,
@@ -306,12 +315,20 @@ def _see_only_kept(
         along = channel_dim(module, maps) if dim is None else dim
         if into is not None:
             maps = maps.index_select(along, torch.tensor(into))
-        result: Tensor = narrow(maps)
+        try:
+            result: Tensor = narrow(maps)
+        except Exception as error:  # whatever a user's forward may raise
+            kind = type(module).__name__
+            raise _NarrowError(f"{name} ({kind}): {first_line(error)}") from error
         if out is None or result.shape == output.shape:
             return result
         return torch.zeros_like(output).index_copy_(along, torch.tensor(out), result)
 
     layer.register_forward_hook(only_kept)
+
+
+class _NarrowError(Exception):
+    """A module fails on the channels that are kept; it never leaves this file."""
 
 
 def _at(net: nn.Module, name: str) -> Any:
