@@ -16,6 +16,7 @@ from torch.nn.utils import parametrizations, spectral_norm
 from tests.trainables.pruning.plans import plan_of
 from trainables.errors import InfeasibleError
 from trainables.pruning import PrunedStructure, WidthRule, prune, pruner
+from trainables.pruning.channels.engine import find_groups
 from trainables.pruning.proof import _mask
 from trainables.remembered import Remembered
 
@@ -309,6 +310,21 @@ def test_layers_that_run_in_training_alone_are_cut_with_the_others() -> None:
 def test_what_training_alone_does_with_channels_counts(middle: Callable[[], nn.Module]) -> None:
     structure = assert_faithful(middle())
     assert "before.0" in {skip.name for skip in structure.skipped}
+
+
+@pytest.mark.parametrize(
+    ("middle", "modes"),
+    [
+        (nn.Identity(), {"eval"}),
+        (nn.Dropout(0.5), {"eval"}),
+        (TrainBranch(), {"eval", "train"}),
+        (TrainScale(), {"eval", "train"}),
+    ],
+)
+def test_a_model_is_followed_in_train_mode_only_where_it_does_other_things(
+    middle: nn.Module, modes: set[str]
+) -> None:
+    assert set(find_groups(Around(middle), resolution=16, head=["head"]).modes) == modes
 
 
 class Auxiliary(Around):

@@ -125,12 +125,11 @@ class _Tracer(TorchDispatchMode):
 
     def _leave_layer(self, name: str) -> Callable[..., None]:
         def leave(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-            self._inside_layer -= 1
-            if self._inside_layer:
-                return
-            self.script.add(name, inputs, {}, output)
-            if self._flows:
-                _Layers(self._flows).follow(name, module, inputs[0], output)
+            if self._inside_layer == 1:
+                self.script.add(name, inputs, {}, output)
+                if self._flows:
+                    _Layers(self._flows).follow(name, module, inputs[0], output)
+            self._inside_layer -= 1  # what follows labels is no step of the model's
 
         return leave
 
