@@ -3,7 +3,7 @@
 import re
 
 from timm.models import group_parameters
-from torch import nn
+from torch import Tensor, nn
 
 from trainables.backbones.logits import makers_of_logits
 from trainables.errors import InputError
@@ -71,6 +71,14 @@ def is_norm(module: nn.Module) -> bool:
     return isinstance(module, _NORMS)
 
 
+def computes_its_weight(module: nn.Module) -> bool:
+    """Whether the module's weight is computed from other tensors, as by weight or spectral norm."""
+    if nn.utils.parametrize.is_parametrized(module):
+        return True  # not asked for its weight, because that may change it
+    weight = getattr(module, "weight", None)
+    return isinstance(weight, Tensor) and not isinstance(weight, nn.Parameter)
+
+
 def norm_parameters(model: nn.Module) -> frozenset[str]:
     """Qualified names of the gains and biases of all normalisation layers."""
     return frozenset(
@@ -89,10 +97,10 @@ def backbone_weights(model: nn.Module) -> dict[str, nn.Parameter]:
     """
     head = classifier_name(model)
     return {
-        f"{name}.weight": layer.weight
+        f"{name}.weight": layer.get_parameter("weight")
         for name, layer in model.named_modules()
         if isinstance(layer, WEIGHTED)
-        and isinstance(layer.weight, nn.Parameter)
+        and not computes_its_weight(layer)
         and not is_within(name, head)
     }
 

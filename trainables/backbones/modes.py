@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from torch import nn
 
-from trainables.backbones.layers import is_norm
+from trainables.backbones.layers import computes_its_weight, is_norm
 
 
 class Mode(StrEnum):
@@ -19,13 +19,22 @@ class Mode(StrEnum):
 
 
 def in_mode(model: nn.Module, mode: Mode) -> nn.Module:
-    """`model` itself, set to `mode`, but for dropout layers and norms, which stay in eval mode.
+    """`model` itself, set to `mode`, but for what does the same to channels in either.
 
-    They do the same to channels in either, and a norm in train mode wants more than one value.
+    Dropout layers and norms stay in eval mode, because a norm in train mode wants more than one
+    value, and so do layers that compute their weights, which may change with each pass.
     """
-    for module in model.modules():
-        alike = isinstance(module, nn.modules.dropout._DropoutNd) or is_norm(module)
-        module.training = mode is Mode.TRAIN and not alike
+    alike = (
+        module
+        for layer in model.modules()
+        if isinstance(layer, nn.modules.dropout._DropoutNd)
+        or is_norm(layer)
+        or computes_its_weight(layer)
+        for module in layer.modules()
+    )
+    model.train(mode is Mode.TRAIN)
+    for module in alike:
+        module.training = False
     return model
 
 

@@ -12,7 +12,7 @@ replaced by their expected values, dropout layers left out.
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,12 +65,20 @@ def prove(
     """Raise `InfeasibleError` unless `structure` is sound for `model`, which still runs and trains.
 
     It is an `UnsoundError` that says where, unless the model does not run before it is cut. `modes`
-    are those in which the model differs, and `draws` says whether it draws numbers. Runs on the
-    CPU, at 64 pixels or less where the model accepts that and at `resolution` where it does not.
-    The model itself is left alone.
+    are those in which the dense model differs, and `draws` says whether it draws numbers. Runs on
+    the CPU, at 64 pixels or less where the model accepts that and at `resolution` where it does
+    not. The model itself is left alone.
     """
     for mode in modes:
-        _prove_in(mode, model, structure, mixings=mixings, resolution=resolution, draws=draws)
+        _prove_in(
+            mode,
+            model,
+            structure,
+            mixings=mixings,
+            resolution=resolution,
+            draws=draws,
+            alike=len(modes) == 1,
+        )
 
 
 def _prove_in(
@@ -81,7 +89,9 @@ def _prove_in(
     mixings: Sequence[MixedChannels],
     resolution: int,
     draws: bool,
+    alike: bool,
 ) -> None:
+    """`alike`: the dense model does the same in both modes, and so must the pruned one."""
     masked = _randomised(model, mode)
     pruned = copy.deepcopy(masked)
     surgery.apply(pruned, structure.cuts, structure.resizes)
@@ -95,15 +105,16 @@ def _prove_in(
     kept: dict[str, tuple[int | None, tuple[int, ...]]]
     kept = {cut.name: (None, cut.kept) for cut in structure.cuts if cut.side is not Side.IN}
     kept |= {mixing.name: (mixing.dim, mixing.kept) for mixing in mixings}
-    for place, (name, output) in enumerate(expected.items()):
-        reference = output
-        if name in kept:
-            dim, channels_left = kept[name]
-            if dim is None:
-                dim = channel_dim(pruned.get_submodule(name), output)
-            reference = output.index_select(dim, torch.tensor(channels_left))
-        if fault := _difference(name, found.get(name), reference):
-            raise UnsoundError(fault, near=[name], place=place)
+    for name, (dim, channels_left) in kept.items():
+        if name in expected:
+            output = expected[name]
+            along = channel_dim(pruned.get_submodule(name), output) if dim is None else dim
+            expected[name] = output.index_select(along, torch.tensor(channels_left))
+    _compare(found, expected)
+    if alike:  # what training does with a number of channels shows once there are fewer
+        _with_batch_statistics(in_mode(pruned, Mode.TRAIN))
+        with torch.no_grad(), expected_draws(draws):
+            _compare(_run_pruned(pruned, images, order=list(expected)), expected)
 
 
 def _randomised(model: nn.Module, mode: Mode) -> nn.Module:
@@ -120,9 +131,14 @@ def _randomised(model: nn.Module, mode: Mode) -> nn.Module:
                 else:
                     parameter.uniform_(0.5, 1.5, generator=generator)
             parameter.requires_grad = True
-        for module in net.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.training = True  # by the batch's statistics: keeps deep signals alive
+    return _with_batch_statistics(net)
+
+
+def _with_batch_statistics(net: nn.Module) -> nn.Module:
+    """`net` itself, whose batch norms go by the batch: that keeps deep signals alive."""
+    for module in net.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.training = True
     return net
 
 
@@ -155,15 +171,16 @@ def _run_masked(
 
 
 def _run_pruned(pruned: nn.Module, images: Tensor, *, order: Sequence[str]) -> dict[str, Tensor]:
-    """The output of every layer in a forward pass; a backward pass shows that it runs too.
+    """The output of every layer in a forward pass; a backward pass, if gradients are on,
+    shows that it runs too.
 
     `order` is that in which the layers should run.
     """
     outputs = _Outputs(pruned)
     try:
         results = outputs.run(images)
-        wanted = [t for t in results if t.requires_grad]
-        torch.autograd.backward(wanted, [torch.ones_like(t) for t in wanted])
+        if wanted := [t for t in results if t.requires_grad]:
+            torch.autograd.backward(wanted, [torch.ones_like(t) for t in wanted])
     except Exception as error:  # whatever a user's forward may raise
         last = next(reversed(outputs.layers), "")
         place = order.index(last) + 1 if last in order else 0
@@ -213,6 +230,12 @@ class _Outputs:
                 self.layers[name] = output.detach().clone()  # what follows may work in place
 
         return leave
+
+
+def _compare(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    for place, (name, output) in enumerate(expected.items()):
+        if fault := _difference(name, found.get(name), output):
+            raise UnsoundError(fault, near=[name], place=place)
 
 
 def _difference(name: str, found: Tensor | None, expected: Tensor) -> str | None:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trainables.backbones.layers import computes_its_weight
 from trainables.errors import InfeasibleError, InputError
 from trainables.pruning.channels.groups import (
     ChannelwiseNorm,
@@ -235,13 +236,8 @@ def _cut_bare(owner: nn.Module, leaf: str, tensor: Tensor, cut: Cut) -> _Result:
 
 
 def obstacle(name: str, layer: nn.Module) -> str | None:
-    """Why the layer called `name` cannot be cut, as a sentence; `None` where it can.
-
-    A weight that is computed from other tensors, as by weight or spectral norm, cannot.
-    """
-    weight = getattr(layer, "weight", None)
-    made = isinstance(weight, Tensor) and "weight" not in dict(layer.named_parameters())
-    if made or nn.utils.parametrize.is_parametrized(layer):
+    """Why the layer called `name` cannot be cut, as a sentence; `None` where it can."""
+    if computes_its_weight(layer):
         return f"{name} is parametrized: its tensors are computed from others and cannot be cut."
     return None
 

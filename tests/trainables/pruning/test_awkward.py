@@ -318,7 +318,7 @@ def test_what_training_alone_does_with_channels_counts(middle: Callable[[], nn.M
         (nn.Identity(), {"eval"}),
         (nn.Dropout(0.5), {"eval"}),
         (TrainBranch(), {"eval", "train"}),
-        (TrainScale(), {"eval", "train"}),
+        (TrainRoll(), {"eval", "train"}),
     ],
 )
 def test_a_model_is_followed_in_train_mode_only_where_it_does_other_things(
