@@ -23,7 +23,7 @@ from trainables.backbones.modes import Mode, in_mode
 from trainables.backbones.skeleton import output_tensors
 from trainables.errors import InfeasibleError, first_line
 from trainables.pruning import surgery
-from trainables.pruning.chance import expected_draws
+from trainables.pruning.channels.chance import expected_draws
 from trainables.pruning.channels.groups import (
     LAYERS,
     Convolution,

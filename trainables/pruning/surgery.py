@@ -11,7 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainables.backbones.layers import computes_its_weight
 from trainables.errors import InfeasibleError, InputError
 from trainables.pruning.channels.groups import (
     ChannelwiseNorm,
@@ -19,6 +18,7 @@ from trainables.pruning.channels.groups import (
     Side,
     TransposedConvolution,
     is_depthwise,
+    obstacle,
 )
 from trainables.pruning.settling import UnsoundError
 from trainables.pruning.structure import Cut, Resize
@@ -233,13 +233,6 @@ def _cut_bare(owner: nn.Module, leaf: str, tensor: Tensor, cut: Cut) -> _Result:
     """A parameter or buffer of a module's own, such as the gain of a layer scale."""
     kept = _take(tensor, bare_dim(tensor, cut), cut.kept)
     return _Result(owner=owner, tensors={leaf: kept}, attributes={})
-
-
-def obstacle(name: str, layer: nn.Module) -> str | None:
-    """Why the layer called `name` cannot be cut, as a sentence; `None` where it can."""
-    if computes_its_weight(layer):
-        return f"{name} is parametrized: its tensors are computed from others and cannot be cut."
-    return None
 
 
 def bare_dim(tensor: Tensor, cut: Cut) -> int:

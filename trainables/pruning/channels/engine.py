@@ -20,7 +20,6 @@ from torch import Tensor, nn
 
 from trainables.backbones.skeleton import float_dtype, meta_copy, structure_key
 from trainables.errors import InfeasibleError
-from trainables.pruning import surgery
 from trainables.pruning.channels.flow import Trace
 from trainables.pruning.channels.groups import (
     ChannelGraph,
@@ -32,6 +31,7 @@ from trainables.pruning.channels.groups import (
     Side,
     TransposedConvolution,
     is_depthwise,
+    obstacle,
 )
 from trainables.pruning.channels.ties import along, collapsed
 from trainables.pruning.channels.tracing import trace_channels
@@ -159,8 +159,8 @@ class _Reader:
             roots = along(roots, dims[0])
         members = tuple(roots.tolist())
         self._members.append(_Roots(name=name, side=side, roots=members, blocks=_blocks(layer)))
-        if isinstance(layer, nn.Module) and (obstacle := surgery.obstacle(name, layer)):
-            self._blame(members, obstacle)
+        if isinstance(layer, nn.Module) and (reason := obstacle(name, layer)):
+            self._blame(members, reason)
         if isinstance(layer, TransposedConvolution) and layer.groups > 1 and side is not Side.BOTH:
             reason = f"{name} is a grouped transposed convolution, which cannot be cut."
             self._blame(members, reason)

@@ -6,6 +6,7 @@ from enum import StrEnum
 
 from torch import Tensor, nn
 
+from trainables.backbones.layers import computes_its_weight
 from trainables.backbones.modes import Mode
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
@@ -143,6 +144,13 @@ def passes_channels(module: nn.Module) -> bool:
     One slope for all channels is none for each, and stays whatever goes.
     """
     return isinstance(module, nn.PReLU) and module.num_parameters == 1
+
+
+def obstacle(name: str, layer: nn.Module) -> str | None:
+    """Why the layer called `name` cannot be cut, as a sentence; `None` where it can."""
+    if computes_its_weight(layer):
+        return f"{name} is parametrized: its tensors are computed from others and cannot be cut."
+    return None
 
 
 def channel_dim(layer: nn.Module, maps: Tensor) -> int:

@@ -15,8 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from trainables.backbones.modes import Mode, in_mode
-from trainables.pruning.chance import is_draw
 from trainables.pruning.channels import operations
+from trainables.pruning.channels.chance import is_draw
 from trainables.pruning.channels.flow import Call, Flow, Flows, Trace, TracedMixing
 from trainables.pruning.channels.groups import (
     LAYERS,
