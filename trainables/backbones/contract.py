@@ -77,7 +77,7 @@ def _outputs(model: nn.Module, mode: Mode, *, channels: int, resolution: int) ->
 
 
 def _told(output: Any) -> str:
-    """What a forward returned, in a few words."""
+    """Names the result of a forward in a few words."""
     kind = type(output).__name__
     if isinstance(output, Mapping):
         return f"a {kind} ({', '.join(map(str, output))})"

@@ -13,9 +13,9 @@ class Mode(StrEnum):
     """The two modes of a model."""
 
     EVAL = "eval"
-    """As it is measured and used."""
+    """The mode in which a model is measured and used."""
     TRAIN = "train"
-    """As it takes training steps."""
+    """The mode in which it takes training steps."""
 
 
 def in_mode(model: nn.Module, mode: Mode) -> nn.Module:

@@ -70,11 +70,11 @@ def output_tensors(output: Any) -> Iterator[Tensor]:
 
 
 _OF_TORCH = frozenset(vars(nn.Module())) | {"parametrizations"}
-"""What every module has: its mode, its tensors, its modules and its hooks."""
+"""The attributes that every module has: its mode, its tensors, its modules and its hooks."""
 
 
 def _attributes(module: nn.Module) -> tuple[str, ...]:
-    """What a module holds besides tensors and modules of its own, which a trace may depend on."""
+    """Describes all that a module holds besides tensors and modules of its own, which a trace may depend on."""
     own = {name: value for name, value in vars(module).items() if name not in _OF_TORCH}
     return tuple(f"{name}={_described(value, ())}" for name, value in sorted(own.items()))
 

@@ -50,7 +50,7 @@ def load_weights_into(model: nn.Module, weights: Weights, *, strict: bool = True
 
 
 class _VersionedDict(OrderedDict[str, Tensor]):
-    """As `nn.Module.state_dict` returns it; travels between processes with its versions."""
+    """A state dict that travels between processes with its versions."""
 
     _metadata: dict[str, Any]
 

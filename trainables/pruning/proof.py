@@ -239,7 +239,7 @@ def _compare(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> Non
 
 
 def _difference(name: str, found: Tensor | None, expected: Tensor) -> str | None:
-    """What is wrong with the output `found` of a layer; `None` where it is as expected."""
+    """Says what is wrong with the output `found` of a layer; `None` where it is as expected."""
     if found is None:
         return f"Pruning makes the model pass {name} by."
     if found.shape != expected.shape:

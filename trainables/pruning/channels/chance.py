@@ -73,7 +73,7 @@ _WHOLE: Mapping[str, Callable[..., Any]] = {
     "bernoulli": _bernoulli,
     "rrelu_with_noise": _rrelu,
 }
-"""What stands for an operation, by its name."""
+"""The function that stands for an operation, by its name."""
 
 _VALUES: Mapping[str, Callable[[list[float]], float]] = {
     "rand": lambda _: 0.5,

@@ -159,8 +159,8 @@ class _Reader:
             roots = along(roots, dims[0])
         members = tuple(roots.tolist())
         self._members.append(_Roots(name=name, side=side, roots=members, blocks=_blocks(layer)))
-        if isinstance(layer, nn.Module) and (reason := obstacle(name, layer)):
-            self._blame(members, reason)
+        if isinstance(layer, nn.Module) and (why := obstacle(name, layer)):
+            self._blame(members, why)
         if isinstance(layer, TransposedConvolution) and layer.groups > 1 and side is not Side.BOTH:
             reason = f"{name} is a grouped transposed convolution, which cannot be cut."
             self._blame(members, reason)
