@@ -74,7 +74,7 @@ _OF_TORCH = frozenset(vars(nn.Module())) | {"parametrizations"}
 
 
 def _attributes(module: nn.Module) -> tuple[str, ...]:
-    """Describes all that a module holds besides tensors and modules of its own, which a trace may depend on."""
+    """Describes all that a module holds besides its tensors and modules."""
     own = {name: value for name, value in vars(module).items() if name not in _OF_TORCH}
     return tuple(f"{name}={_described(value, ())}" for name, value in sorted(own.items()))
 
