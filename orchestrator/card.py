@@ -8,6 +8,8 @@ from orchestrator.config import SweepConfig
 def model_card(point: FrontierPoint, config: SweepConfig) -> str:
     """Returns Markdown: the model, its results, its recipe, and how to load it."""
     measured = point.measurement
+    name = config.backbone.model
+    trusted = f", factories=[{name!r}]" if ":" in name else ""
     recipe = "\n".join(f"| {name} | {value} |" for name, value in sorted(point.recipe.items()))
     return f"""# {config.backbone.model} on {config.task.source}
 
@@ -31,7 +33,7 @@ point; the test error was not.
 ```python
 from trainables.export import load_exported
 
-model = load_exported("path/of/this/folder")
+model = load_exported("path/of/this/folder"{trusted})
 model.predict(images)  # uint8 RGB images [B, H, W, 3], square -> class probabilities [B, classes]
 model.module           # the torch module: takes model.inputs(images), gives logits
 ```

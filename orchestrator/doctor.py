@@ -19,6 +19,7 @@ from orchestrator.store.folder import SweepFolder
 from orchestrator.tracking.tracker import tracker_for
 from search_spaces.draws import check_space
 from search_spaces.names import with_fields
+from trainables.backbones.contract import check_contract
 from trainables.costs.flops import count_flops
 from trainables.errors import InfeasibleError, InputError
 from trainables.finetune import Finetuning
@@ -138,7 +139,9 @@ class Examination:
 
     def _check_backbone(self) -> str:
         source, model = self._inputs.backbone.source, self._inputs.model
-        cost = count_flops(model, resolution=self._config.task.resolution)
+        resolution, classes = self._config.task.resolution, len(self._inputs.summary.class_names)
+        check_contract(model, classes=classes, resolution=resolution)
+        cost = count_flops(model, resolution=resolution)
         weights = "random weights" if source.weights is None else f"weights of {source.weights}"
         parameters = units.count(sum(p.numel() for p in model.parameters()))
         return (

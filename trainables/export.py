@@ -2,13 +2,16 @@
 
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import safetensors.torch
+import timm
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -16,6 +19,7 @@ from torch import Tensor, nn
 from search_spaces.recipe import Recipe
 from trainables.backbones.build import build, normalisation
 from trainables.backbones.source import BackboneSource
+from trainables.backbones.state import load_weights_into
 from trainables.checkpoints import load_checkpoint
 from trainables.errors import InputError
 from trainables.images.augment import model_inputs
@@ -28,6 +32,12 @@ WEIGHTS_FILE = "model.safetensors"
 MODEL_FILE = "model.json"
 CARD_FILE = "README.md"
 FORMAT = 1
+_READS_FILES = frozenset({"pretrained", "pretrained_cfg", "pretrained_cfg_overlay"}) | {
+    "checkpoint_path",
+    "cache_dir",
+}
+"""Arguments of `timm.create_model` that fetch weights, which an exported model brings itself."""
+_allowed = ContextVar[frozenset[str]]("allowed factories", default=frozenset())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,11 +134,12 @@ def export_model(
     return model
 
 
-def load_exported(folder: Path | str) -> TransferredModel:
+def load_exported(folder: Path | str, *, factories: Collection[str] = ()) -> TransferredModel:
     """The model that `export_model` wrote into `folder`, in any process.
 
-    A backbone that is a `module:factory` must be importable there. Raises `InputError` when the
-    folder holds no exported model.
+    Nothing that the folder names is imported or called, except timm's models and the `factories`,
+    the backbones by `module:factory` that the caller trusts. Raises `InputError` when the folder
+    holds no exported model, or one that asks for more.
     """
     folder = Path(folder).expanduser()
     for name in (MODEL_FILE, WEIGHTS_FILE):
@@ -140,17 +151,52 @@ def load_exported(folder: Path | str) -> TransferredModel:
             f"{folder} has format {state.get('format')} and this version reads {FORMAT}; "
             "load it with the version that exported it."
         )
+    backbone = BackboneSource(**state["backbone"])
+    _check_trusted(backbone, folder, allowed=_allowed.get().union(factories))
     return _assemble(
         safetensors.torch.load_file(folder / WEIGHTS_FILE),
         state,
-        backbone=BackboneSource(**state["backbone"]),
+        backbone=backbone,
         class_names=state["classes"],
     )
+
+
+@contextmanager
+def factories_allowed(*names: str) -> Iterator[None]:
+    """Inside the block exported models may have backbones of these `module:factory` names.
+
+    It is the way to trust them where another library calls `load_exported`:
+
+        with factories_allowed("my_nets:make"):
+            model = mlflow.pyfunc.load_model("models:/...")
+    """
+    token = _allowed.set(_allowed.get().union(names))
+    try:
+        yield
+    finally:
+        _allowed.reset(token)
 
 
 def _load_pyfunc(path: str) -> TransferredModel:
     """MLflow's entry: `mlflow.pyfunc.load_model` calls this with the folder it downloaded."""
     return load_exported(path)
+
+
+def _check_trusted(backbone: BackboneSource, folder: Path, *, allowed: Collection[str]) -> None:
+    """Raises `InputError` for a backbone that would run code or read files of others."""
+    name = backbone.model
+    # a colon makes it a factory, although timm takes what follows a dot for a tag
+    if name not in allowed and (":" in name or not timm.is_model(name)):
+        raise InputError(
+            f"{folder} has the backbone {name!r}, which is no timm model, and loading it would run "
+            f"that code; if you trust it, give load_exported factories=[{name!r}], or load it "
+            f"inside of factories_allowed({name!r})."
+        )
+    if name not in allowed and (files := _READS_FILES.intersection(backbone.args)):
+        raise InputError(
+            f"{folder} asks for the backbone's argument {min(files)!r}, which reads other files, "
+            "and an exported model needs none; export it again without that backbone.args."
+        )
 
 
 def _assemble(
@@ -164,7 +210,7 @@ def _assemble(
     module = build(backbone, num_classes=len(class_names))
     mean, std = normalisation(backbone, module)
     load_method(recipe.method).reshape(module, state["structure"], recipe)
-    module.load_state_dict(dict(weights))
+    load_weights_into(module, weights)
     return TransferredModel(
         module=module.eval().requires_grad_(requires_grad=False),
         class_names=tuple(class_names),

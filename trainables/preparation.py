@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from search_spaces.recipe import Recipe
 from trainables.backbones import build as backbones
 from trainables.backbones.build import Backbone
+from trainables.backbones.contract import check_contract
 from trainables.backbones.layers import classifier_name
 from trainables.batches.epochs import Epochs
 from trainables.costs.flops import count_flops
@@ -54,6 +55,7 @@ class Preparation:
         self.normalisation = backbones.normalisation(backbone.source, self.model)
         """Channel means and deviations of its inputs, 0-1."""
         try:
+            check_contract(self.model, classes=self._classes, resolution=recipe.resolution)
             count_flops(self.model, resolution=recipe.resolution)
         except InputError as error:  # mostly an image that shrinks to nothing on its way
             raise InfeasibleError(str(error)) from error

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 
 from search_spaces.recipe import Recipe
-from trainables.backbones.build import Backbone, Weights
+from trainables.backbones.build import Backbone
 from trainables.backbones.source import BackboneSource
+from trainables.backbones.state import Weights
 from trainables.checkpoints import checkpoint_folder
 from trainables.finetune import Finetuning
 from trainables.images.store import ImageStore

@@ -22,6 +22,7 @@ from trainables.export import (
     TransferredModel,
     error_on_test,
     export_model,
+    factories_allowed,
     from_checkpoint,
     load_exported,
 )
@@ -36,8 +37,10 @@ PREDICT = """
 import sys
 import numpy as np, torch
 from trainables.export import load_exported
+factory = "tests.trainables.backbones.cifar_resnet:cifar_resnet"
 torch.set_num_threads(1)
-np.save(sys.argv[2], load_exported(sys.argv[1]).predict(np.load(sys.argv[3])))
+model = load_exported(sys.argv[1], factories=[factory])
+np.save(sys.argv[2], model.predict(np.load(sys.argv[3])))
 """
 
 
@@ -78,6 +81,11 @@ def exported(trained: Trained, digits: ImageStore, tmp_path: Path) -> Path:
         card="# Größe",
     )
     return tmp_path / "model"
+
+
+def loaded(folder: Path | str) -> TransferredModel:
+    """The model in `folder`, whose backbone is trusted."""
+    return load_exported(folder, factories=[USERS_OWN.model])
 
 
 def pictures(store: ImageStore, count: int) -> NDArray[np.uint8]:
@@ -129,7 +137,7 @@ def test_another_process_predicts_the_same(
         check=True,
         timeout=60,
     )
-    here = load_exported(exported)
+    here = loaded(exported)
     probabilities = here.predict(images)
     assert np.array_equal(np.load(tmp_path / "there.npy"), probabilities)
     assert probabilities.shape == (20, 4)
@@ -149,11 +157,11 @@ def test_the_folder_holds_weights_description_and_card_and_no_pickle(exported: P
 
 def test_its_normalisation_is_kept_with_it(exported: Path) -> None:
     description = json.loads((exported / MODEL_FILE).read_text())
-    model = load_exported(exported)
+    model = loaded(exported)
     assert tuple(description["backbone"]["mean"]) == model.mean
     description["backbone"]["mean"] = [0.1, 0.2, 0.3]
     (exported / MODEL_FILE).write_text(json.dumps(description))
-    assert load_exported(exported).mean == (0.1, 0.2, 0.3)
+    assert loaded(exported).mean == (0.1, 0.2, 0.3)
 
 
 @pytest.mark.filterwarnings("ignore:.*Any type hint is inferred as AnyType")  # MLflow's own hints
@@ -167,9 +175,74 @@ def test_mlflow_loads_it(exported: Path, digits: ImageStore, tmp_path: Path) -> 
         data_path=str(exported),
         pip_requirements=[],
     )
-    loaded = mlflow.pyfunc.load_model(str(tmp_path / "logged"))
+    by_mlflow = mlflow.pyfunc.load_model(str(tmp_path / "logged"))
     images = pictures(digits, 4)
-    assert np.array_equal(loaded.predict(images), load_exported(exported).predict(images))
+    assert np.array_equal(by_mlflow.predict(images), loaded(exported).predict(images))
+
+
+def describe_otherwise(folder: Path, **backbone: object) -> None:
+    """Writes another backbone into an exported model's description, as a stranger might."""
+    description = json.loads((folder / MODEL_FILE).read_text())
+    description["backbone"] |= backbone
+    (folder / MODEL_FILE).write_text(json.dumps(description))
+
+
+@pytest.fixture
+def trap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file that appears once anything in the folder of modules `trap` and `resnet18` is run."""
+    sprung, modules = tmp_path / "sprung", tmp_path / "modules"
+    for name in ("trap/__init__.py", "resnet18/net.py"):
+        (modules / name).parent.mkdir(parents=True)
+        (modules / name).write_text(f"open({str(sprung)!r}, 'w')")
+    (modules / "trap" / "hubconf.py").write_text(f"open({str(sprung)!r}, 'w')")
+    monkeypatch.syspath_prepend(modules)
+    return sprung
+
+
+@pytest.mark.parametrize("trained", ["resnet"], indirect=True)
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [
+        ("trap:make", {}),
+        ("torch.hub:load", {"repo_or_dir": "trap", "model": "m", "source": "local"}),
+        ("resnet18.net:make", {}),  # a timm name and its tag, as timm reads it
+        ("os:system", {}),
+        ("local-dir:trap", {}),
+    ],
+)
+def test_loading_runs_no_code_that_the_folder_names(
+    exported: Path,
+    trap: Path,
+    name: str,
+    args: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(trap.parent / "modules")
+    describe_otherwise(exported, model=name, args=args)
+    with pytest.raises(InputError, match=f"'{name}', which is no timm model, and .* if you trust"):
+        load_exported(exported)
+    with pytest.raises(InputError), factories_allowed("another:factory"):
+        load_exported(exported, factories=["my:net"])
+    assert not trap.exists()
+
+
+@pytest.mark.parametrize("trained", ["resnet"], indirect=True)
+@pytest.mark.parametrize("argument", ["checkpoint_path", "pretrained_cfg", "cache_dir"])
+def test_loading_reads_no_other_files(exported: Path, argument: str) -> None:
+    describe_otherwise(exported, args={argument: "/etc/passwd"})
+    with pytest.raises(InputError, match=f"argument '{argument}', which reads other files"):
+        load_exported(exported)
+
+
+@pytest.mark.parametrize("trained", ["user's own"], indirect=True)
+def test_a_factory_is_trusted_by_its_name_and_for_a_while(exported: Path) -> None:
+    with pytest.raises(InputError, match="give load_exported factories="):
+        load_exported(exported)
+    with factories_allowed("an:other"), factories_allowed(USERS_OWN.model):
+        inside = load_exported(exported)
+    assert inside.recipe == loaded(exported).recipe
+    with pytest.raises(InputError):
+        load_exported(exported)
 
 
 def export_to(folder: Path, trained: Trained, store: ImageStore) -> None:
@@ -199,7 +272,7 @@ def test_an_empty_folder_and_the_one_we_are_in_may_be_filled(
     export_to(Path(), trained, digits)
     monkeypatch.chdir(tmp_path)
     export_to(Path("deep/er"), trained, digits)
-    assert load_exported("empty").recipe == load_exported("deep/er").recipe
+    assert loaded("empty").recipe == loaded("deep/er").recipe
 
 
 def test_a_folder_that_holds_no_model_is_refused(exported: Path, tmp_path: Path) -> None:
@@ -208,15 +281,15 @@ def test_a_folder_that_holds_no_model_is_refused(exported: Path, tmp_path: Path)
     description = json.loads((exported / MODEL_FILE).read_text())
     (exported / MODEL_FILE).write_text(json.dumps(description | {"format": 2}))
     with pytest.raises(InputError, match="has format 2 and this version reads 1"):
-        load_exported(exported)
+        loaded(exported)
     (exported / WEIGHTS_FILE).unlink()
     with pytest.raises(InputError, match="holds no model.safetensors"):
-        load_exported(exported)
+        loaded(exported)
 
 
 @pytest.fixture
 def model(exported: Path) -> TransferredModel:
-    return load_exported(exported)
+    return loaded(exported)
 
 
 def test_images_of_any_size_are_resized_and_rectangles_lose_their_margins(

@@ -8,18 +8,23 @@ from pathlib import Path
 from typing import Any
 
 import timm
-from timm.models import load_state_dict
-from torch import Tensor, nn
+from torch import nn
 
 from trainables.backbones.hub import hub_weights
 from trainables.backbones.layers import classifier, classifier_name, is_within
 from trainables.backbones.source import BackboneSource
+from trainables.backbones.state import (
+    Weights,
+    load_weights_into,
+    read_weights,
+    versions_of,
+    with_versions,
+)
 from trainables.errors import InputError, first_line
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-Weights = Mapping[str, Tensor]
 Channels = tuple[float, float, float]
 
 
@@ -75,8 +80,7 @@ def load_weights(source: BackboneSource) -> Weights | None:
             "state-dict file, `hub` for timm's hub, or leave it out to start from random weights."
         )
     try:
-        state = load_state_dict(str(path))
-        tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
+        tensors = read_weights(path)
     except Exception as error:  # two formats and pickle, each with errors of its own
         raise InputError(
             f"backbone.weights={source.weights!r} cannot be read as safetensors or as a state "
@@ -87,7 +91,8 @@ def load_weights(source: BackboneSource) -> Weights | None:
             f"backbone.weights={source.weights!r} holds no tensors; save the model's state_dict(), "
             "alone or under the key 'state_dict'."
         )
-    return {n: v.float() if v.is_floating_point() else v for n, v in tensors.items()}
+    floats = {n: v.float() if v.is_floating_point() else v for n, v in tensors.items()}
+    return with_versions(floats, versions_of(tensors))
 
 
 def load_into(model: nn.Module, weights: Weights, *, source: BackboneSource) -> None:
@@ -103,7 +108,7 @@ def load_into(model: nn.Module, weights: Weights, *, source: BackboneSource) -> 
             f"backbone.weights={source.weights!r} does not fit {source.model}: {misfits[0]} "
             f"({count}); give the backbone.model and the backbone.args that it was trained with."
         )
-    model.load_state_dict({n: weights[n] for n in own if n in weights}, strict=False)
+    _copy(model, {n: weights[n] for n in own if n in weights}, weights, source=source)
 
 
 def load_head(model: nn.Module, weights: Weights) -> None:
@@ -111,7 +116,18 @@ def load_head(model: nn.Module, weights: Weights) -> None:
     head = classifier_name(model)
     own = {name: value for name, value in model.state_dict().items() if is_within(name, head)}
     if all(name in weights and weights[name].shape == own[name].shape for name in own):
-        model.load_state_dict({name: weights[name] for name in own}, strict=False)
+        head_only = {name: weights[name] for name in own}
+        load_weights_into(model, with_versions(head_only, versions_of(weights)), strict=False)
+
+
+def _copy(model: nn.Module, some: Weights, whole: Weights, *, source: BackboneSource) -> None:
+    try:
+        load_weights_into(model, with_versions(some, versions_of(whole)), strict=False)
+    except Exception as error:  # whatever a module says of a version that it does not read
+        raise InputError(
+            f"backbone.weights={source.weights!r} cannot be loaded into {source.model} "
+            f"({_reason(error)}); save the state dict again with the version that is installed."
+        ) from error
 
 
 def normalisation(source: BackboneSource, model: nn.Module) -> tuple[Channels, Channels]:

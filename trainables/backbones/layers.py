@@ -3,8 +3,9 @@
 import re
 
 from timm.models import group_parameters
-from torch import nn
+from torch import Tensor, nn
 
+from trainables.backbones.logits import makers_of_logits
 from trainables.errors import InputError
 
 WEIGHTED = (nn.modules.conv._ConvNd, nn.Linear)
@@ -14,9 +15,10 @@ _BLOCK = re.compile(r"(.*?\.\d+(?:\.\d+)*)(?:\.|$)")  # down to its first run of
 
 
 def classifier(model: nn.Module) -> nn.Module:
-    """The model's head: what timm says it is, else the last linear layer.
+    """The model's head: what timm says it is, else the linear layer that makes the logits.
 
-    Raises `InputError` for a model without one.
+    The place of a layer in the model's definition says nothing; only of a model that runs at no
+    usual size is it the last linear layer. Raises `InputError` for a model without one.
     """
     return model.get_submodule(classifier_name(model))
 
@@ -35,13 +37,22 @@ def classifier_name(model: nn.Module) -> str:
         for name, module in modules.items():
             if module is head and name:
                 return name
-    linear = [name for name, module in modules.items() if isinstance(module, nn.Linear)]
-    if not linear or not linear[-1]:
+    linear = [name for name, module in modules.items() if name and isinstance(module, nn.Linear)]
+    if not linear:
         raise InputError(
             f"{type(model).__name__} has no classifier: a backbone needs a get_classifier() "
-            "as timm's have, or a last torch.nn.Linear inside it."
+            "as timm's have, or a torch.nn.Linear inside it that makes its logits."
         )
-    return linear[-1]
+    makers = makers_of_logits(model)
+    if makers is None:
+        return linear[-1]
+    if len(makers) == 1 and makers <= set(linear):
+        return min(makers)
+    made_by = " and ".join(sorted(makers)) or "no layer"
+    raise InputError(
+        f"{type(model).__name__} makes its logits by {made_by}, and a backbone needs one "
+        "torch.nn.Linear that does; give it a get_classifier() that returns its head."
+    )
 
 
 def is_within(name: str, module: str) -> bool:
@@ -60,6 +71,14 @@ def is_norm(module: nn.Module) -> bool:
     return isinstance(module, _NORMS)
 
 
+def computes_its_weight(module: nn.Module) -> bool:
+    """Whether the module's weight is computed from other tensors, as by weight or spectral norm."""
+    if nn.utils.parametrize.is_parametrized(module):
+        return True  # not asked for its weight, because that may change it
+    weight = getattr(module, "weight", None)
+    return isinstance(weight, Tensor) and not isinstance(weight, nn.Parameter)
+
+
 def norm_parameters(model: nn.Module) -> frozenset[str]:
     """Qualified names of the gains and biases of all normalisation layers."""
     return frozenset(
@@ -73,13 +92,16 @@ def norm_parameters(model: nn.Module) -> frozenset[str]:
 def backbone_weights(model: nn.Module) -> dict[str, nn.Parameter]:
     """Weights of the convolutions and linear layers, by qualified name, but for the classifier's.
 
-    They are what sparsity, masks and deltas are about; biases and norms are not among them.
+    They are what sparsity, masks and deltas are about; biases and norms are not among them, nor is
+    a weight that is computed from other tensors, as by weight or spectral norm.
     """
     head = classifier_name(model)
     return {
         f"{name}.weight": layer.get_parameter("weight")
         for name, layer in model.named_modules()
-        if isinstance(layer, WEIGHTED) and not is_within(name, head)
+        if isinstance(layer, WEIGHTED)
+        and not computes_its_weight(layer)
+        and not is_within(name, head)
     }
 
 

@@ -5,8 +5,11 @@ run: its FLOPs, its memory, the channels that belong together.
 """
 
 import copy
+import functools
 import itertools
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Mapping
+from enum import Enum
+from types import CellType, FunctionType, MethodType
 from typing import Any
 
 import torch
@@ -38,7 +41,7 @@ def structure_key(model: nn.Module, *, resolution: int) -> Hashable:
     a module by itself; the class that torch makes for its owner is another for each model.
     """
     modules = tuple(
-        (name, parametrize.type_before_parametrizations(module), _plain_attributes(module))
+        (name, parametrize.type_before_parametrizations(module), _attributes(module))
         for name, module in model.named_modules()
     )
     tensors = tuple(
@@ -66,12 +69,63 @@ def output_tensors(output: Any) -> Iterator[Tensor]:
             yield from output_tensors(value)
 
 
-def _plain_attributes(module: nn.Module) -> tuple[str, ...]:
-    """Numbers, words and functions; functions by name, because their addresses change."""
-    found = []
-    for name, value in sorted(vars(module).items()):
-        if name != "training" and isinstance(value, bool | int | float | str | tuple | list):
-            found.append(f"{name}={value!r}")
-        elif callable(value) and hasattr(value, "__qualname__"):
-            found.append(f"{name}={value.__module__}.{value.__qualname__}")
-    return tuple(found)
+_OF_TORCH = frozenset(vars(nn.Module())) | {"parametrizations"}
+"""The attributes that every module has: its mode, its tensors, its modules and its hooks."""
+
+
+def _attributes(module: nn.Module) -> tuple[str, ...]:
+    """Describes all that a module holds besides its tensors and modules."""
+    own = {name: value for name, value in vars(module).items() if name not in _OF_TORCH}
+    return tuple(f"{name}={_described(value, ())}" for name, value in sorted(own.items()))
+
+
+def _described(value: Any, around: tuple[int, ...]) -> str:
+    """A value in words that are equal for equal values in any process; not by its address.
+
+    `around` are the ids of what it lies in, so that a ring ends.
+    """
+    if value is None or isinstance(value, bool | int | float | complex | str | bytes):
+        return repr(value)
+    if isinstance(value, torch.dtype | torch.device | torch.Size | Enum | type | range | slice):
+        return repr(value)
+    if id(value) in around:
+        return "itself"
+    around = (*around, id(value))
+    kind = f"{type(value).__module__}.{type(value).__qualname__}"
+    if isinstance(value, nn.Module):
+        return kind  # its own entry tells the rest
+    if isinstance(value, Tensor):
+        return f"{kind}{tuple(value.shape)}{value.dtype}"
+    if isinstance(value, Mapping):
+        items = sorted(f"{_described(k, around)}:{_described(v, around)}" for k, v in value.items())
+        return f"{kind}{items}"
+    if isinstance(value, list | tuple):
+        return f"{kind}{[_described(part, around) for part in value]}"
+    if isinstance(value, set | frozenset):
+        return f"{kind}{sorted(_described(part, around) for part in value)}"
+    if isinstance(value, functools.partial):
+        return f"{kind}{_described((value.func, value.args, value.keywords), around)}"
+    if isinstance(value, FunctionType):
+        return _function(value, around)
+    if isinstance(value, MethodType):
+        return f"{value.__func__.__qualname__} of {_described(value.__self__, around)}"
+    if callable(value) and hasattr(value, "__qualname__"):
+        return f"{getattr(value, '__module__', '')}.{value.__qualname__}"
+    return f"{kind}{_described(getattr(value, '__dict__', {}), around)}"
+
+
+def _function(function: FunctionType, around: tuple[int, ...]) -> str:
+    """A function by name, and by what it was made with, which lambdas of one name differ in."""
+    cells = [cell.cell_contents for cell in function.__closure__ or () if _filled(cell)]
+    made_with = (cells, function.__defaults__, function.__kwdefaults__)
+    code = function.__code__
+    where = f"{function.__module__}.{function.__qualname__}:{code.co_firstlineno}"
+    return f"{where}{code.co_code.hex()}{_described(made_with, around)}"
+
+
+def _filled(cell: CellType) -> bool:
+    try:
+        cell.cell_contents  # noqa: B018  # asking is the only way to know
+    except ValueError:
+        return False
+    return True

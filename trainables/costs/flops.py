@@ -9,8 +9,9 @@ which is never assumed to be 3 × forward: the real forward and backward are tra
 device, where tensors have shapes but no values.
 """
 
+import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,8 +19,10 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
+from trainables.backbones.contract import refusal
 from trainables.backbones.layers import WEIGHTED, is_norm
 from trainables.backbones.skeleton import (
     float_dtype,
@@ -30,6 +33,8 @@ from trainables.backbones.skeleton import (
 from trainables.errors import InputError
 from trainables.remembered import Remembered
 
+_log = logging.getLogger(__name__)
+_PYTORCHS = ("aten", "prim", "prims", "profiler")  # namespaces of operations whose work is known
 _BATCH = 2  # one image at 1 × 1 pixels would leave a norm in train mode without a variance
 
 
@@ -44,6 +49,8 @@ class StepCost:
     fixed_flops: float = 0.0
     """FLOPs of a training step that do not depend on its batch: parametrised weights are made, and
     gradients led back through them (`torch.nn.utils.parametrize`). Other models have none."""
+    uncounted: tuple[str, ...] = ()
+    """Operations of other libraries, whose work is not known and in none of the sums."""
 
     @property
     def inference_flops(self) -> float:
@@ -81,9 +88,14 @@ def trace_flops(module: nn.Module, *, input_shape: Sequence[int]) -> StepCost:
     with torch.inference_mode(mode=False), torch.enable_grad():
         skeleton = meta_copy(module)
         inputs = torch.empty((_BATCH, *input_shape), dtype=float_dtype(module), device="meta")
-        forward, training = _passes(skeleton, inputs)
+        unknown = _Unknown()
+        with unknown:
+            forward, training = _passes(skeleton, inputs)
+        uncounted = tuple(sorted(unknown.names))
         if not any(parametrize.is_parametrized(part) for part in skeleton.modules()):
-            return StepCost(forward_flops=forward / _BATCH, train_flops=training / _BATCH)
+            return StepCost(
+                forward_flops=forward / _BATCH, train_flops=training / _BATCH, uncounted=uncounted
+            )
         # A second batch size tells what grows with the batch from what does not.
         larger_forward, larger_training = _passes(skeleton, torch.cat([inputs, inputs]))
     train_flops = (larger_training - training) / _BATCH
@@ -91,6 +103,7 @@ def trace_flops(module: nn.Module, *, input_shape: Sequence[int]) -> StepCost:
         forward_flops=(larger_forward - forward) / _BATCH,
         train_flops=train_flops,
         fixed_flops=training - _BATCH * train_flops,
+        uncounted=uncounted,
     )
 
 
@@ -127,6 +140,11 @@ def layer_flops(model: nn.Module, *, resolution: int) -> dict[str, StepCost]:
     return costs
 
 
+def does_work(func: Any) -> bool:
+    """Whether an operation multiplies matrices or convolves, or may: it is not PyTorch's own."""
+    return _is_counted(func) or func.namespace not in _PYTORCHS
+
+
 def _passes(skeleton: nn.Module, inputs: torch.Tensor) -> tuple[float, float]:
     """FLOPs of a forward pass in eval mode, and of a step in train mode, norms in eval mode."""
     skeleton.eval()
@@ -144,19 +162,62 @@ def _passes(skeleton: nn.Module, inputs: torch.Tensor) -> tuple[float, float]:
 
 def _trace(model: nn.Module, *, resolution: int) -> StepCost:
     try:
-        return trace_flops(model, input_shape=(3, resolution, resolution))
+        cost = trace_flops(model, input_shape=(3, resolution, resolution))
     except Exception as error:  # whatever a user's forward may raise
         raise InputError(
             f"The FLOPs of {type(model).__name__} at {resolution} pixels cannot be counted: "
-            f"{type(error).__name__}: {error}; a model must run on tensors that have shapes but "
-            "no values (device 'meta'), so it must not read values or hold tensors that are "
-            "neither parameters nor buffers."
+            f"{type(error).__name__}: {error}; {refusal(model, resolution=resolution)}."
         ) from error
+    if cost.uncounted:
+        _log.warning(
+            "%s uses %s, whose work is not known and is counted as none.",
+            type(model).__name__,
+            ", ".join(cost.uncounted),
+        )
+    return cost
+
+
+def _is_counted(func: Any) -> bool:
+    return func._overloadpacket in flop_registry or func._overloadpacket in _FORMULAS
+
+
+class _Unknown(TorchDispatchMode):
+    """Names the operations that are not PyTorch's and have no formula."""
+
+    def __init__(self) -> None:
+        TorchDispatchMode.__init__(self)
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if does_work(func) and not _is_counted(func):
+            self.names.add(str(func._overloadpacket))
+        return func(*args, **(kwargs or {}))
 
 
 def _flop_counter() -> FlopCounterMode:
-    formulas = {torch.ops.aten.convolution_backward: _convolution_backward_flops}
-    return FlopCounterMode(display=False, custom_mapping=formulas)
+    return FlopCounterMode(display=False, custom_mapping=dict(_FORMULAS))
+
+
+def _vector_flops(matrix_shape: Sequence[int], *_: object, **__: object) -> int:
+    """A matrix, or a vector, times a vector."""
+    return 2 * math.prod(matrix_shape)
+
+
+def _added_vector_flops(_: object, matrix_shape: Sequence[int], *__: object, **___: object) -> int:
+    return 2 * math.prod(matrix_shape)
+
+
+def _summed_products_flops(
+    _: object, a_shape: Sequence[int], b_shape: Sequence[int], *__: object, **___: object
+) -> int:
+    """The sum over a batch of matrix products."""
+    return 2 * math.prod(a_shape) * b_shape[-1]
 
 
 def _convolution_backward_flops(
@@ -182,3 +243,15 @@ def _convolution_backward_flops(
     places = x_shape[2:] if transposed else grad_out_shape[2:]
     forward = 2 * x_shape[0] * math.prod(places) * math.prod(w_shape)
     return forward * (bool(output_mask[0]) + bool(output_mask[1]))
+
+
+_FORMULAS: Mapping[Any, Callable[..., int]] = {
+    torch.ops.aten.convolution_backward: _convolution_backward_flops,
+    # PyTorch has none for these
+    torch.ops.aten.mv: _vector_flops,
+    torch.ops.aten.dot: _vector_flops,
+    torch.ops.aten.vdot: _vector_flops,
+    torch.ops.aten.addmv: _added_vector_flops,
+    torch.ops.aten.addbmm: _summed_products_flops,
+}
+"""FLOPs by operation, from the shapes of its arguments."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from search_spaces.recipe import Optimizer, Recipe
+from trainables.backbones.state import load_weights_into
 from trainables.learning.averages import RunningAverage, ScheduleFreeAverage
 from trainables.learning.batch_norm import trained_batch_norms
 from trainables.learning.losses import training_loss
@@ -121,8 +122,8 @@ class Learner:
         self, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]
     ) -> None:
         """Goes on where the learner that gave `tensors` and `state` stood."""
-        self._model.load_state_dict(tensors["model"])
-        self.average.model.load_state_dict(tensors["average"])
+        load_weights_into(self._model, tensors["model"])
+        load_weights_into(self.average.model, tensors["average"])
         restore_optimizer(
             self._optimizer, self._model, tensors=tensors["optimizer"], numbers=state["groups"]
         )

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from search_spaces.recipe import Recipe
 from trainables.backbones.layers import backbone_weights, is_within
+from trainables.backbones.state import load_weights_into
 from trainables.costs.flops import count_flops
 from trainables.errors import InfeasibleError, InputError
 from trainables.learning.freezing import train_mode
@@ -85,7 +86,7 @@ def prepare(model: nn.Module, context: MethodContext) -> Prepared:
         for name, value in allocated.state_dict().items()
         if not is_within(name, context.head)
     }
-    model.load_state_dict(below_head, strict=False)
+    load_weights_into(model, below_head, strict=False)
     pruned = {name: ~mask for name, mask in kept.items()}
     return Prepared(
         flops=allocation.flops, tensors=anchor_tensors(pruned, dict(model.named_parameters()))

@@ -1,13 +1,14 @@
 """The choice of channels that a plan makes, and the cuts and attributes that follow from it."""
 
+import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from torch import nn
 
 from trainables.errors import InfeasibleError
-from trainables.pruning.channels.groups import ChannelGraph, Member, Side
+from trainables.pruning.channels.groups import ChannelGraph, ChannelGroup, Member, Side
 from trainables.pruning.proof import MixedChannels
 from trainables.pruning.reductions import Reduction
 from trainables.pruning.structure import Cut, PrunedStructure, Resize, Skipped
@@ -49,11 +50,23 @@ class Choice:
             if len(mixed.kept) < len(mixing.channels)
         )
 
+    def position(self, group: ChannelGroup) -> int:
+        """Position of one of the graph's own groups in it."""
+        return self._positions[id(group)]
+
+    def keeping(self, dense: Collection[int]) -> "Choice":
+        """The same choice with the groups at these positions left dense."""
+        reductions = tuple(r for r in self.reductions if self.position(r.group) not in dense)
+        return dataclasses.replace(self, reductions=reductions)
+
+    @functools.cached_property
+    def _positions(self) -> dict[int, int]:
+        return {id(group): number for number, group in enumerate(self.graph.groups)}
+
     @functools.cached_property
     def _kept_channels(self) -> dict[int, set[int]]:
         """By the group's position in the graph; groups that are not pruned are missing."""
-        positions = {id(group): number for number, group in enumerate(self.graph.groups)}
-        return {positions[id(r.group)]: set(r.kept.tolist()) for r in self.reductions}
+        return {self.position(r.group): set(r.kept.tolist()) for r in self.reductions}
 
     def _stays(self, channel: tuple[int, int] | None) -> bool:
         if channel is None or channel[0] not in self._kept_channels:

@@ -6,19 +6,24 @@ compared with a copy of equal weights in which the removed channels are zeroed i
 agree in every layer up to rounding, in float64, or the plan is infeasible. A norm across channels
 (layer, group) sees fewer channels after a cut by design; in the masked copy it is given the kept
 channels alone.
+
+A model that does other things in training than in eval mode is compared in both. Random draws are
+replaced by their expected values, dropout layers left out.
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from trainables.backbones.modes import Mode, in_mode
 from trainables.backbones.skeleton import output_tensors
-from trainables.errors import InfeasibleError
+from trainables.errors import InfeasibleError, first_line
 from trainables.pruning import surgery
+from trainables.pruning.channels.chance import expected_draws
 from trainables.pruning.channels.groups import (
     LAYERS,
     Convolution,
@@ -26,7 +31,9 @@ from trainables.pruning.channels.groups import (
     TransposedConvolution,
     channel_dim,
     is_depthwise,
+    passes_channels,
 )
+from trainables.pruning.settling import UnsoundError
 from trainables.pruning.structure import Cut, PrunedStructure
 
 _IMAGES = 4  # a batch norm over 2 values would see nothing but their order
@@ -52,38 +59,68 @@ def prove(
     *,
     mixings: Sequence[MixedChannels] = (),
     resolution: int,
+    modes: Sequence[Mode] = (Mode.EVAL,),
+    draws: bool = False,
 ) -> None:
     """Raise `InfeasibleError` unless `structure` is sound for `model`, which still runs and trains.
 
-    Runs on the CPU, at 64 pixels or less where the model accepts that and at `resolution` where it
-    does not. The model itself is left alone.
+    It is an `UnsoundError` that says where, unless the model does not run before it is cut. `modes`
+    are those in which the dense model differs, and `draws` says whether it draws numbers. Runs on
+    the CPU, at 64 pixels or less where the model accepts that and at `resolution` where it does
+    not. The model itself is left alone.
     """
-    masked = _randomised(model)
+    for mode in modes:
+        _prove_in(
+            mode,
+            model,
+            structure,
+            mixings=mixings,
+            resolution=resolution,
+            draws=draws,
+            alike=len(modes) == 1,
+        )
+
+
+def _prove_in(
+    mode: Mode,
+    model: nn.Module,
+    structure: PrunedStructure,
+    *,
+    mixings: Sequence[MixedChannels],
+    resolution: int,
+    draws: bool,
+    alike: bool,
+) -> None:
+    """`alike`: the dense model does the same in both modes, and so must the pruned one."""
+    masked = _randomised(model, mode)
     pruned = copy.deepcopy(masked)
     surgery.apply(pruned, structure.cuts, structure.resizes)
     for cut in structure.cuts:
         _mask(masked, cut)
     _narrow(masked, pruned, structure.cuts, mixings)
-    images, expected = _run_masked(masked, pruned, resolution=resolution)
-    with torch.inference_mode(mode=False), torch.enable_grad():
-        found = _run_pruned(pruned, images)
+    with expected_draws(draws):
+        images, expected = _run_masked(masked, pruned, resolution=resolution)
+    with torch.inference_mode(mode=False), torch.enable_grad(), expected_draws(draws):
+        found = _run_pruned(pruned, images, order=list(expected))
     kept: dict[str, tuple[int | None, tuple[int, ...]]]
     kept = {cut.name: (None, cut.kept) for cut in structure.cuts if cut.side is not Side.IN}
     kept |= {mixing.name: (mixing.dim, mixing.kept) for mixing in mixings}
-    for name, output in expected.items():
-        reference = output
-        if name in kept:
-            dim, channels_left = kept[name]
-            if dim is None:
-                dim = channel_dim(pruned.get_submodule(name), output)
-            reference = output.index_select(dim, torch.tensor(channels_left))
-        _compare(name, found[name], reference)
+    for name, (dim, channels_left) in kept.items():
+        if name in expected:
+            output = expected[name]
+            along = channel_dim(pruned.get_submodule(name), output) if dim is None else dim
+            expected[name] = output.index_select(along, torch.tensor(channels_left))
+    _compare(found, expected)
+    if alike:  # what training does with a number of channels shows once there are fewer
+        _with_batch_statistics(in_mode(pruned, Mode.TRAIN))
+        with torch.no_grad(), expected_draws(draws):
+            _compare(_run_pruned(pruned, images, order=list(expected)), expected)
 
 
-def _randomised(model: nn.Module) -> nn.Module:
+def _randomised(model: nn.Module, mode: Mode) -> nn.Module:
     """A copy in which no weight is zero or negligible, so that no path is invisible."""
     with torch.inference_mode(mode=False):
-        net = copy.deepcopy(model).to("cpu", torch.float64).eval()
+        net = in_mode(copy.deepcopy(model).to("cpu", torch.float64), mode)
         generator = torch.Generator().manual_seed(0)
         for parameter in net.parameters():
             with torch.no_grad():
@@ -94,9 +131,14 @@ def _randomised(model: nn.Module) -> nn.Module:
                 else:
                     parameter.uniform_(0.5, 1.5, generator=generator)
             parameter.requires_grad = True
-        for module in net.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                module.training = True  # by the batch's statistics: keeps deep signals alive
+    return _with_batch_statistics(net)
+
+
+def _with_batch_statistics(net: nn.Module) -> nn.Module:
+    """`net` itself, whose batch norms go by the batch: that keeps deep signals alive."""
+    for module in net.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.training = True
     return net
 
 
@@ -112,6 +154,12 @@ def _run_masked(
         try:
             with torch.no_grad():
                 outputs.run(images)
+        except _NarrowError as error:
+            raise UnsoundError(
+                f"{type(pruned).__name__} no longer runs once pruned; it fails in {error}.",
+                near=[next(reversed(outputs.layers), "")],
+                place=len(outputs.layers),
+            ) from error
         except Exception as error:  # whatever a user's forward may raise
             failure = error
         else:
@@ -122,17 +170,25 @@ def _run_masked(
     ) from failure
 
 
-def _run_pruned(pruned: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    """The output of every layer in a forward pass; a backward pass shows that it runs too."""
+def _run_pruned(pruned: nn.Module, images: Tensor, *, order: Sequence[str]) -> dict[str, Tensor]:
+    """The output of every layer in a forward pass; a backward pass, if gradients are on,
+    shows that it runs too.
+
+    `order` is that in which the layers should run.
+    """
     outputs = _Outputs(pruned)
     try:
         results = outputs.run(images)
-        wanted = [t for t in results if t.requires_grad]
-        torch.autograd.backward(wanted, [torch.ones_like(t) for t in wanted])
+        if wanted := [t for t in results if t.requires_grad]:
+            torch.autograd.backward(wanted, [torch.ones_like(t) for t in wanted])
     except Exception as error:  # whatever a user's forward may raise
-        raise InfeasibleError(
+        last = next(reversed(outputs.layers), "")
+        place = order.index(last) + 1 if last in order else 0
+        raise UnsoundError(
             f"{type(pruned).__name__} no longer runs once pruned; it fails in or after "
-            f"{outputs.entered}: {type(error).__name__}: {error}."
+            f"{outputs.entered}: {type(error).__name__}: {first_line(error)}.",
+            near=[outputs.entered, last, *order[place : place + 1]],
+            place=place,
         ) from error
     return outputs.layers
 
@@ -149,7 +205,7 @@ class _Outputs:
         """The model's outputs; what was entered last is known even if the pass fails."""
         hooks = []
         for name, module in self._net.named_modules():
-            if isinstance(module, LAYERS):
+            if isinstance(module, LAYERS) and not passes_channels(module):
                 hooks.append(module.register_forward_hook(self._leave(name)))
             if name and not any(True for _ in module.children()):
                 hooks.append(module.register_forward_pre_hook(self._enter(name)))
@@ -176,20 +232,30 @@ class _Outputs:
         return leave
 
 
-def _compare(name: str, found: Tensor, expected: Tensor) -> None:
+def _compare(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    for place, (name, output) in enumerate(expected.items()):
+        if fault := _difference(name, found.get(name), output):
+            raise UnsoundError(fault, near=[name], place=place)
+
+
+def _difference(name: str, found: Tensor | None, expected: Tensor) -> str | None:
+    """Says what is wrong with the output `found` of a layer; `None` where it is as expected."""
+    if found is None:
+        return f"Pruning makes the model pass {name} by."
     if found.shape != expected.shape:
-        raise InfeasibleError(
+        return (
             f"Pruning leaves {name} with an output of shape {tuple(found.shape)} where "
             f"{tuple(expected.shape)} was planned."
         )
     scale = expected.abs().max().item() if expected.numel() else 0.0
     error = (found - expected).abs().max().item() if expected.numel() else 0.0
-    if not error <= _TOLERANCE * max(scale, 1e-3):  # not: a NaN fails as well
-        raise InfeasibleError(
-            f"Pruning changes what {name} computes from the channels that are kept (relative "
-            f"error {error / max(scale, 1e-3):.1g}); an operation before it mixes or moves "
-            "channels in a way that the dependency graph does not follow."
-        )
+    if error <= _TOLERANCE * max(scale, 1e-3):  # a NaN is not
+        return None
+    return (
+        f"Pruning changes what {name} computes from the channels that are kept (relative error "
+        f"{error / max(scale, 1e-3):.1g}); an operation before it mixes or moves channels in a way "
+        "that the dependency graph does not follow."
+    )
 
 
 def _mask(net: nn.Module, cut: Cut) -> None:
@@ -231,13 +297,14 @@ def _narrow(
         sides.setdefault(cut.name, {})[cut.side] = cut
     for name, found in sides.items():
         layer = _at(masked, name)
-        norm = isinstance(layer, nn.LayerNorm | nn.GroupNorm)
+        norm = isinstance(layer, nn.LayerNorm | nn.RMSNorm | nn.GroupNorm)
         own = isinstance(layer, Convolution) and not type(layer).__module__.startswith("torch.")
         if not (norm or own) or not isinstance(layer, nn.Module):
             continue
         both = found.get(Side.BOTH)
         into, out = (found.get(side, both) for side in (Side.IN, Side.OUT))
         _see_only_kept(
+            name,
             layer,
             pruned.get_submodule(name),
             dim=None,
@@ -246,6 +313,7 @@ def _narrow(
         )
     for mixing in mixings:
         _see_only_kept(
+            mixing.name,
             masked.get_submodule(mixing.name),
             pruned.get_submodule(mixing.name),
             dim=mixing.dim,
@@ -255,6 +323,7 @@ def _narrow(
 
 
 def _see_only_kept(
+    name: str,
     layer: nn.Module,
     narrow: nn.Module,
     *,
@@ -269,12 +338,20 @@ def _see_only_kept(
         along = channel_dim(module, maps) if dim is None else dim
         if into is not None:
             maps = maps.index_select(along, torch.tensor(into))
-        result: Tensor = narrow(maps)
+        try:
+            result: Tensor = narrow(maps)
+        except Exception as error:  # whatever a user's forward may raise
+            kind = type(module).__name__
+            raise _NarrowError(f"{name} ({kind}): {first_line(error)}") from error
         if out is None or result.shape == output.shape:
             return result
         return torch.zeros_like(output).index_copy_(along, torch.tensor(out), result)
 
     layer.register_forward_hook(only_kept)
+
+
+class _NarrowError(Exception):
+    """A module fails on the channels that are kept; it never leaves this file."""
 
 
 def _at(net: nn.Module, name: str) -> Any:

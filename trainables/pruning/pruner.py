@@ -1,6 +1,10 @@
 """Prunes filters of a pretrained model, and rebuilds a pruned one."""
 
-from collections.abc import Callable, Collection, Hashable, Sequence
+import dataclasses
+import hashlib
+import json
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +23,7 @@ from trainables.pruning.proof import prove
 from trainables.pruning.reductions import Reduction, dropped
 from trainables.pruning.saliency import GateGradients
 from trainables.pruning.selectors import DATA_DRIVEN, SELECTORS, evidence_of
+from trainables.pruning.settling import UnsoundError, settle
 from trainables.pruning.structure import PrunedStructure, Skipped
 from trainables.remembered import Remembered
 
@@ -50,19 +55,21 @@ def prune(
 
     Every layer that the width rule names gets the planned width or is listed in `skipped` with what
     stands in the way. The result is proved to compute what the dense model does with the removed
-    channels masked, once per process for equal structures and widths. Where next to nothing could
-    go or the proof fails, `InfeasibleError` names the layer and `model` is as it was.
+    channels masked, in both modes, once per process for equal structures and cuts. Channels without
+    which the proof succeeds stay and are listed. Where next to nothing could go, `InfeasibleError`
+    names the layer and `model` is as it was.
     """
     names = _head_names(model, head)
     if plan.ratio == 0:
         return PrunedStructure()
     graph = find_groups(model, resolution=resolution, head=names)
     choice = _choose(model, graph, plan, head=names, seed=seed, gradients=gradients)
-    structure = choice.structure
-    _proofs.get(
-        _proof_key(model, structure, resolution=resolution),
-        lambda: prove(model, structure, mixings=choice.mixings(), resolution=resolution),
+    faults = _faults.get(
+        (_choice_key(model, choice, resolution=resolution), plan.width_rule),
+        lambda: _find_faults(model, choice, plan.width_rule, head=names, resolution=resolution),
     )
+    choice = _without(choice, faults, plan.width_rule, head=names)
+    structure = choice.structure
     absorb(model, choice.reductions, correct(choice.reductions) if correct else {})
     rebuild(model, structure, resolution=resolution)
     return structure
@@ -94,7 +101,59 @@ def planned_structure(
     return _choose(model, graph, plan, head=head, seed=seed).structure
 
 
-_proofs = Remembered[None](size=256)
+_faults = Remembered[Mapping[int, str]](size=256)
+"""By the choice: groups, by position in the graph, that must stay dense for a proof."""
+_standard_faults = Remembered[Mapping[int, str]](size=32)
+"""By structure: the faults of a standard choice, which most others share."""
+_STANDARD = PruningPlan(ratio=0.5, criterion=Criterion.RANDOM, width_rule=WidthRule.ALL)
+
+
+def _find_faults(
+    model: nn.Module, choice: Choice, rule: WidthRule, *, head: Collection[str], resolution: int
+) -> Mapping[int, str]:
+    """The groups of `choice` that must stay dense, by position in the graph, with the reason.
+
+    The same for equal arguments, whatever was found before: what all choices of one structure share
+    is found with a choice of its own.
+    """
+
+    def attempt(choice: Choice) -> None:
+        prove(
+            model,
+            choice.structure,
+            mixings=choice.mixings(),
+            resolution=resolution,
+            modes=choice.graph.modes,
+            draws=choice.graph.draws,
+        )
+
+    def settled(choice: Choice, known: Mapping[int, str]) -> Mapping[int, str]:
+        cut = {choice.position(reduction.group): reduction.group for reduction in choice.reductions}
+        return settle(cut, lambda dense: attempt(choice.keeping(dense)), faults=known)
+
+    def standard() -> Mapping[int, str]:
+        plan = dataclasses.replace(_STANDARD, width_rule=rule)
+        return settled(_choose(model, choice.graph, plan, head=head, seed=0), {})
+
+    try:
+        attempt(choice)
+    except UnsoundError:
+        key = structure_key(model, resolution=resolution), frozenset(head), rule
+        return settled(choice, _standard_faults.get(key, standard))
+    return {}
+
+
+def _without(
+    choice: Choice, faults: Mapping[int, str], rule: WidthRule, *, head: Collection[str]
+) -> Choice:
+    """`choice` with the groups at fault dense and listed; `InfeasibleError` if too few are left."""
+    if not faults:
+        return choice
+    _, skipped = _prunable(choice.model, choice.graph, rule, head, faults=faults)
+    left = dataclasses.replace(choice.keeping(faults), skipped=skipped)
+    if not left.structure.cuts:
+        raise InfeasibleError(next(iter(faults.values())))
+    return left
 
 
 def _choose(
@@ -142,10 +201,10 @@ def _scores(
     ]
 
 
-def _proof_key(model: nn.Module, structure: PrunedStructure, *, resolution: int) -> Hashable:
-    """Which channels go makes no difference to what the operations do with them, how many does."""
-    shape = tuple((cut.name, cut.side, cut.width, len(cut.kept)) for cut in structure.cuts)
-    return structure_key(model, resolution=resolution), shape
+def _choice_key(model: nn.Module, choice: Choice, *, resolution: int) -> Hashable:
+    """Equal for equal cuts alone: where channels are moved it matters which of them go."""
+    cuts = hashlib.sha256(json.dumps(choice.structure.to_dict()).encode()).hexdigest()
+    return structure_key(model, resolution=resolution), cuts
 
 
 def _head_names(model: nn.Module, head: nn.Module | str) -> frozenset[str]:
@@ -162,13 +221,22 @@ def _head_names(model: nn.Module, head: nn.Module | str) -> frozenset[str]:
 
 
 def _prunable(
-    model: nn.Module, graph: ChannelGraph, rule: WidthRule, head: Collection[str]
+    model: nn.Module,
+    graph: ChannelGraph,
+    rule: WidthRule,
+    head: Collection[str],
+    *,
+    faults: Mapping[int, str] = MappingProxyType({}),
 ) -> tuple[list[ChannelGroup], tuple[Skipped, ...]]:
-    """The groups that `rule` names and that can be cut, and what else it names."""
+    """The groups that `rule` names and that can be cut, and what else it names.
+
+    `faults` are known by position in the graph.
+    """
     named = [group for group in graph.groups if group.producers and not group.is_output]
     if rule is WidthRule.INNER:
         named = [group for group in named if group.is_inner]
     reasons = {id(group): _obstacle(group) for group in named}
+    reasons |= {id(graph.groups[position]): reason for position, reason in faults.items()}
     free = [group for group in named if reasons[id(group)] is None]
     skipped: dict[str, Skipped] = {}
     for group in named:
@@ -200,6 +268,15 @@ def _prunable(
                         "that may go: they are the model's output, or do not reach it as channels."
                     ),
                 )
+        skipped |= {
+            name: Skipped(
+                name=name,
+                channels=width,
+                reason=f"{name} is used outside of any layer that can be cut, and stays dense.",
+            )
+            for name, width in graph.loose.items()
+            if name not in head
+        }
     found = sum(len(indices) for indices in covered.values())
     least = _LEAST_SHARE[rule]
     if not found or found < least * sum(filters.values()):

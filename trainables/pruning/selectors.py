@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from trainables.backbones.layers import is_norm
 from trainables.errors import InputError
 from trainables.pruning.channels.groups import ChannelGroup, Side, TransposedConvolution
 from trainables.pruning.plan import Criterion
@@ -153,7 +154,7 @@ def _scales(model: nn.Module, group: ChannelGroup) -> tuple[tuple[Tensor, Tensor
     modules = dict(model.named_modules())
     for member in group.members:
         norm = modules.get(member.name)  # a bare parameter is no module
-        if not isinstance(norm, nn.modules.batchnorm._NormBase | nn.GroupNorm | nn.LayerNorm):
+        if norm is None or not is_norm(norm):
             continue
         if norm.weight is not None:
             gains = norm.weight.detach().to("cpu", torch.float64)[torch.tensor(member.indices)]

@@ -18,7 +18,9 @@ from trainables.pruning.channels.groups import (
     Side,
     TransposedConvolution,
     is_depthwise,
+    obstacle,
 )
+from trainables.pruning.settling import UnsoundError
 from trainables.pruning.structure import Cut, Resize
 
 Sides = Mapping[Side, Cut]
@@ -31,13 +33,13 @@ def apply(model: nn.Module, cuts: Sequence[Cut], resizes: Sequence[Resize] = ())
 
     Parameters that are cut are new objects without gradients, so make the optimiser afterwards.
     Raises `InputError` where the model has other layers or widths than the cuts were made for, and
-    `InfeasibleError` where a layer cannot be cut; the model is then as it was.
+    `UnsoundError` where a layer cannot be cut; the model is then as it was.
     """
     by_layer: dict[str, dict[Side, Cut]] = {}
     for cut in cuts:
         by_layer.setdefault(cut.name, {})[cut.side] = cut
     with torch.inference_mode(mode=False), torch.no_grad():
-        results = [_cut(model, name, sides) for name, sides in by_layer.items()]
+        results = [_attempt(model, name, sides) for name, sides in by_layer.items()]
         owners = [(_owner(model, resize), resize) for resize in resizes]
         for result in results:
             result.commit()
@@ -67,13 +69,26 @@ class _Result:
 def _owner(model: nn.Module, resize: Resize) -> nn.Module:
     try:
         owner = model.get_submodule(resize.name)
-        getattr(owner, resize.attribute)
+        old = getattr(owner, resize.attribute)
     except AttributeError as error:
         raise InputError(
             f"{type(model).__name__} has no {resize.attribute!r} in {resize.name!r}; a pruned "
             "structure fits only the architecture it was made from."
         ) from error
+    counts = type(old) is int if isinstance(resize.value, int) else isinstance(old, list | tuple)
+    if not counts:
+        raise InputError(
+            f"{resize.attribute!r} in {resize.name!r} is a {type(old).__name__} and counts no "
+            "channels; a pruned structure fits only the architecture it was made from."
+        )
     return owner
+
+
+def _attempt(model: nn.Module, name: str, sides: Sides) -> _Result:
+    try:
+        return _cut(model, name, sides)
+    except InfeasibleError as error:
+        raise UnsoundError(str(error), near=[name], place=-1) from error
 
 
 def _cut(model: nn.Module, name: str, sides: Sides) -> _Result:
@@ -88,8 +103,8 @@ def _cut(model: nn.Module, name: str, sides: Sides) -> _Result:
         ) from error
     if isinstance(layer, Tensor):
         return _cut_bare(owner, leaf, layer, sides[Side.BOTH])
-    if nn.utils.parametrize.is_parametrized(layer):
-        raise InfeasibleError(f"{name} is parametrized and cannot be cut; remove it first.")
+    if reason := obstacle(name, layer):
+        raise InfeasibleError(reason)
     if is_depthwise(layer):
         return _cut_depthwise(layer, sides)
     for kinds, cutter in _CUTTERS:
@@ -186,7 +201,8 @@ def _cut_transposed(layer: TransposedConvolution, sides: Sides) -> _Result:
 
 
 def _cut_norm(
-    layer: nn.BatchNorm2d | nn.InstanceNorm2d | nn.GroupNorm | nn.LayerNorm | nn.PReLU, sides: Sides
+    layer: nn.BatchNorm2d | nn.InstanceNorm2d | nn.GroupNorm | nn.LayerNorm | nn.RMSNorm | nn.PReLU,
+    sides: Sides,
 ) -> _Result:
     cut = sides[Side.BOTH]
     kept = len(cut.kept)
@@ -195,7 +211,7 @@ def _cut_norm(
             _check(cut, layer.num_channels)
             _blocks(cut, layer.num_groups)
             attributes: dict[str, object] = {"num_channels": kept}
-        case nn.LayerNorm():
+        case nn.LayerNorm() | nn.RMSNorm():
             _check(cut, int(layer.normalized_shape[-1]))
             if len(layer.normalized_shape) != 1:
                 raise InfeasibleError(

@@ -1,12 +1,15 @@
 """The order of a model's layers, and its head."""
 
+from typing import Any
+
 import pytest
 import timm
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tests.trainables.backbones.cifar_resnet import cifar_resnet
 from trainables.backbones.layers import (
+    backbone_weights,
     below_head,
     classifier,
     classifier_name,
@@ -49,7 +52,48 @@ def test_the_head_is_what_timm_says(model: str, name: str, kind: type[nn.Module]
     assert isinstance(classifier(made), kind)
 
 
-def test_the_head_of_a_users_model_is_its_last_linear_layer() -> None:
+class Defined(nn.Module):
+    """Layers that run in another order than they are defined in, and one that does not run."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.logits = nn.Linear(12, 7)
+        self.stem = nn.Conv2d(3, 12, 3)
+        self.gate = nn.Linear(12, 12)
+        self.spare = nn.Linear(12, 7)
+        self.last = nn.Conv2d(12, 7, 1)
+
+    def forward(self, images: Tensor) -> Any:
+        maps = self.stem(images)
+        pooled = maps.mean((2, 3))
+        gated = pooled * self.gate(pooled).sigmoid()
+        if self.kind == "trained aside" and self.training:
+            return self.logits(gated) + self.spare(pooled)
+        if self.kind == "two":
+            return self.logits(gated) + self.spare(gated)
+        if self.kind == "convolution":
+            return self.last(maps * self.gate(pooled)[..., None, None]).mean((2, 3))
+        logits = self.logits(gated)
+        return logits.log_softmax(-1) if self.kind == "after" else logits
+
+
+@pytest.mark.parametrize("kind", ["plain", "after", "trained aside"])
+def test_the_head_of_a_users_model_makes_the_logits_wherever_it_is_defined(kind: str) -> None:
+    model = Defined(kind).train()
+    assert classifier_name(model) == "logits"
+    assert model.training
+    frozen = {name for name, _ in below_head(model).items()}
+    assert {"gate.weight", "spare.weight"} <= frozen
+
+
+@pytest.mark.parametrize(("kind", "makers"), [("two", "logits and spare"), ("convolution", "last")])
+def test_a_head_that_is_no_one_linear_layer_is_refused(kind: str, makers: str) -> None:
+    with pytest.raises(InputError, match=f"makes its logits by {makers}, .* get_classifier"):
+        classifier_name(Defined(kind))
+
+
+def test_of_a_model_that_runs_at_no_usual_size_the_last_linear_layer_is_the_head() -> None:
     assert classifier_name(cifar_resnet(4)) == "linear"
     net = nn.Sequential(nn.Flatten(), nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 2), nn.Dropout())
     assert classifier_name(net) == "3"
@@ -165,6 +209,15 @@ def test_the_norms_parameters_are_those_that_are_no_weights_here() -> None:
     model = timm.create_model("test_resnet", num_classes=7)
     vectors = {name for name, p in model.named_parameters() if p.ndim == 1}
     assert norm_parameters(model) == vectors - {"fc.bias"}
+
+
+def test_weights_that_are_computed_from_others_are_no_weights_of_the_backbone() -> None:
+    wrapped = nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 1))
+    old = nn.utils.spectral_norm(nn.Conv2d(4, 4, 1))
+    pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    model = nn.Sequential(wrapped, old, nn.Conv2d(4, 4, 1), pool, nn.Linear(4, 2))
+    assert set(backbone_weights(model)) == {"2.weight"}
+    assert zero_share(model) == 0
 
 
 def test_the_share_of_zeros_leaves_head_norms_and_biases_out() -> None:

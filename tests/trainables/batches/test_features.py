@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from search_spaces.recipe import Recipe
 from tests.trainables.recipes import DIGITS, SMALL, make_recipe, make_trial, run, rung_uri
 from trainables.backbones import build as backbones
-from trainables.backbones.build import Weights
 from trainables.backbones.source import BackboneSource
+from trainables.backbones.state import Weights
 from trainables.batches.features import MAX_PASSES, FeatureBatches
 from trainables.checkpoints import load_checkpoint
 from trainables.errors import InfeasibleError

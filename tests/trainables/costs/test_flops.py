@@ -1,6 +1,7 @@
 """The FLOP meter against hand-computed costs and the shares measured for timm models."""
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import timm
@@ -213,3 +214,69 @@ def test_a_transposed_convolutions_weights_meet_every_place_of_its_input() -> No
     layers, whole = layer_flops(model, resolution=5), count_flops(model, resolution=5)
     assert layers["0.weight"].forward_flops == 2 * 25 * 3 * 8 * 4
     assert sum(c.train_flops for c in layers.values()) == whole.train_flops
+
+
+class Products(nn.Module):
+    """Products with a vector, and sums of products, which layers never call."""
+
+    def __init__(self, product: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> None:
+        super().__init__()
+        self.product = product
+        self.matrix = nn.Parameter(torch.zeros(5, 192))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.product(self.matrix, images)
+
+
+@pytest.mark.parametrize(
+    ("product", "flops"),
+    [
+        (lambda matrix, images: matrix @ images[0].flatten(), 2 * 5 * 192),
+        (lambda matrix, images: matrix[0] @ images[0].flatten(), 2 * 192),
+        (
+            lambda matrix, images: torch.addmv(matrix[:, 0], matrix, images[0].flatten()),
+            2 * 5 * 192,
+        ),
+        (
+            lambda matrix, images: torch.addbmm(
+                matrix[:2, :5], images[0, :, :2], matrix[None].view(15, 8, 8)[:3, :, :5]
+            ),
+            2 * 3 * 2 * 8 * 5,
+        ),
+    ],
+    ids=["matrix and vector", "vectors", "added", "summed over a batch"],
+)
+def test_products_that_pytorch_has_no_formula_for_are_counted(
+    product: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], flops: int
+) -> None:
+    cost = count_flops(Products(product), resolution=8)
+    assert cost.forward_flops == flops / 2, "a batch of two was passed"
+    assert cost.uncounted == ()
+
+
+@torch.library.custom_op("prunetune_tests::halved", mutates_args=())
+def halved(images: torch.Tensor) -> torch.Tensor:
+    """Does work that no counter knows."""
+    return images / 2
+
+
+@halved.register_fake
+def _halved_shape(images: torch.Tensor) -> torch.Tensor:
+    return torch.empty_like(images)
+
+
+class CallsALibrary(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 4, 1, bias=False)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        maps: torch.Tensor = self.convolution(halved(images))
+        return maps
+
+
+def test_work_that_nobody_can_count_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    cost = count_flops(CallsALibrary(), resolution=2)
+    assert cost.forward_flops == 2 * 4 * 3 * 4
+    assert cost.uncounted == ("prunetune_tests.halved",)
+    assert "CallsALibrary uses prunetune_tests.halved, whose work is not known" in caplog.text

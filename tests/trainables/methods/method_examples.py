@@ -20,7 +20,7 @@ from search_spaces.recipe import Optimizer, Recipe, Schedule, Setting
 from tests.trainables.methods import examples
 from tests.trainables.recipes import LEVELS, SMALL, make_recipe, make_trial
 from trainables.backbones import build as backbones
-from trainables.backbones.build import Weights
+from trainables.backbones.state import Weights
 from trainables.finetune import Finetuning
 from trainables.images.store import ImageStore
 from trainables.method import Conditions, load_method

@@ -10,7 +10,7 @@ from tests.trainables.backbones.cifar_resnet import CifarResNet
 from trainables.errors import InfeasibleError, InputError
 from trainables.pruning import surgery
 from trainables.pruning.channels.groups import Side
-from trainables.pruning.structure import Cut
+from trainables.pruning.structure import Cut, Resize
 
 
 def cut(name: str, side: Side, width: int, *kept: int) -> Cut:
@@ -117,6 +117,15 @@ def test_parametrized_layers_are_refused() -> None:
     model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 1)))
     with pytest.raises(InfeasibleError, match="0 is parametrized"):
         surgery.apply(model, [cut("0", Side.OUT, 4, 0)])
+
+
+@pytest.mark.parametrize(("attribute", "value"), [("forward", 4), ("training", 0), ("stride", 2)])
+def test_an_attribute_that_counts_nothing_is_not_set(attribute: str, value: int) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 1))
+    before = getattr(model[0], attribute)
+    with pytest.raises(InputError, match=f"'{attribute}' in '0' is a .* and counts no channels"):
+        surgery.apply(model, [], [Resize(name="0", attribute=attribute, value=value)])
+    assert getattr(model[0], attribute) == before
 
 
 def test_an_empty_cut_list_changes_nothing() -> None:

@@ -218,6 +218,8 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys(("mm", "bmm", "addmm", "baddbmm"), _matmul),
     **dict.fromkeys(("zeros_like", "ones_like", "empty_like", "full_like"), _constant),
     **dict.fromkeys(("new_zeros", "new_ones", "new_empty", "new_full"), _constant),
+    **dict.fromkeys(("rand_like", "randn_like", "randint_like"), _constant),
+    "bernoulli": pointwise,
     "convolution": _convolution,
     "glu": _glu,
 }

@@ -31,6 +31,7 @@ from trainables.pruning.channels.groups import (
     Side,
     TransposedConvolution,
     is_depthwise,
+    obstacle,
 )
 from trainables.pruning.channels.ties import along, collapsed
 from trainables.pruning.channels.tracing import trace_channels
@@ -75,7 +76,7 @@ def _traceable_copy(model: nn.Module) -> nn.Module:
         raise InfeasibleError(
             f"{type(model).__name__} cannot be copied for tracing: {type(error).__name__}: {error}."
         ) from error
-    return skeleton.eval()
+    return skeleton
 
 
 class _Reader:
@@ -140,6 +141,9 @@ class _Reader:
                 ChannelMixing(name=m.name, dim=m.dim, channels=self._places(m.labels, where))
                 for m in self._trace.mixings.values()
             ),
+            loose={n: w for n, w in self._trace.loose.items() if n not in self._trace.widths},
+            modes=self._trace.modes,
+            draws=self._trace.draws,
         )
 
     def _read_side(self, name: str, side: Side, roots: Tensor) -> None:
@@ -155,6 +159,8 @@ class _Reader:
             roots = along(roots, dims[0])
         members = tuple(roots.tolist())
         self._members.append(_Roots(name=name, side=side, roots=members, blocks=_blocks(layer)))
+        if isinstance(layer, nn.Module) and (why := obstacle(name, layer)):
+            self._blame(members, why)
         if isinstance(layer, TransposedConvolution) and layer.groups > 1 and side is not Side.BOTH:
             reason = f"{name} is a grouped transposed convolution, which cannot be cut."
             self._blame(members, reason)
@@ -318,7 +324,8 @@ class _Layers:
         return (
             bool(ends)
             and name not in self._into_output
-            and all(self._only_gates[f] for f in followers)
+            # a follower may run before, in a loop or in the pass of another mode
+            and all(self._only_gates.get(f, False) for f in followers)
         )
 
     @staticmethod

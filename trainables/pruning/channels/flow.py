@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from trainables.backbones.modes import Mode
 from trainables.pruning.channels.groups import LAYERS, Side
 from trainables.pruning.channels.ties import FIXED, ChannelTies, along
 
@@ -124,6 +125,12 @@ class Trace:
     """Labels of each tensor that every way from the images to the output passes through."""
     outputs: list[Flow] = field(default_factory=list)
     """Flows of the model's outputs."""
+    loose: dict[str, int] = field(default_factory=dict)
+    """Widths of the weights that something outside of layers computes with."""
+    modes: tuple[Mode, ...] = (Mode.EVAL,)
+    """The modes in which the model differs."""
+    draws: bool = False
+    """Whether it draws random numbers in either mode."""
 
 
 class Flows:
@@ -254,13 +261,16 @@ class Flows:
         """The module that was entered last has run."""
         self._modules.pop()
 
-    def finish(self, output: Any) -> Trace:
-        """The trace, once the pass has ended with `output`."""
+    def finish(self, output: Any) -> None:
+        """Completes the trace, once the pass in eval mode has ended with `output`."""
         self.trace.outputs = self.entering(output)
         ends = [flow.node for flow in self.trace.outputs if flow.node is not None]
         trunk = _dominators(self._parents, ends)
         self.trace.trunk = [self._node_labels[node] for node in trunk]
-        return self.trace
+
+    def finish_training(self, output: Any) -> None:
+        """Adds the outputs of a pass in train mode that followed the one in eval mode."""
+        self.trace.outputs += self.entering(output)
 
     def _declare(self, name: str, attribute: str, position: int | None, labels: Tensor) -> None:
         self.trace.declared.append(

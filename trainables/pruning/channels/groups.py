@@ -1,15 +1,20 @@
 """Channel groups: the channels of a network that must stay or go together."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from torch import Tensor, nn
 
+from trainables.backbones.layers import computes_its_weight
+from trainables.backbones.modes import Mode
+
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 TransposedConvolution = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
 # instance norms share a base with batch norms
-ChannelwiseNorm = nn.modules.batchnorm._NormBase | nn.GroupNorm | nn.LayerNorm | nn.PReLU
+ChannelwiseNorm = (
+    nn.modules.batchnorm._NormBase | nn.GroupNorm | nn.LayerNorm | nn.RMSNorm | nn.PReLU
+)
 LAYERS = nn.Linear | Convolution | TransposedConvolution | ChannelwiseNorm
 """The kinds of layer that can be cut, for `isinstance`, which finds subclasses of users too."""
 
@@ -117,6 +122,12 @@ class ChannelGraph:
     """Attributes that must follow the cuts."""
     mixings: tuple[ChannelMixing, ...] = ()
     """Statistics over channels."""
+    loose: Mapping[str, int] = field(default_factory=dict)
+    """Widths of the weights that something outside of any layer computes with; they stay."""
+    modes: tuple[Mode, ...] = (Mode.EVAL,)
+    """The modes in which the model differs, and in each of which cuts must be proved."""
+    draws: bool = False
+    """Whether the model draws random numbers, dropout layers left out."""
 
 
 def is_depthwise(module: nn.Module) -> bool:
@@ -127,11 +138,27 @@ def is_depthwise(module: nn.Module) -> bool:
     )
 
 
+def passes_channels(module: nn.Module) -> bool:
+    """Whether `module` is of a kind that can be cut and yet has nothing for each channel.
+
+    One slope for all channels is none for each, and stays whatever goes.
+    """
+    return isinstance(module, nn.PReLU) and module.num_parameters == 1
+
+
+def obstacle(name: str, layer: nn.Module) -> str | None:
+    """Why the layer called `name` cannot be cut, as a sentence; `None` where it can."""
+    if computes_its_weight(layer):
+        return f"{name} is parametrized: its tensors are computed from others and cannot be cut."
+    return None
+
+
 def channel_dim(layer: nn.Module, maps: Tensor) -> int:
     """The dimension of `maps`, an input or output of `layer`, that holds the layer's channels.
 
-    The last for linear layers and layer norms, unless made for 2-D maps; else the second.
+    The last for linear layers, layer and RMS norms, unless made for 2-D maps; else the second.
     """
-    if isinstance(layer, nn.Linear | nn.LayerNorm) and "2d" not in type(layer).__name__:
+    last = isinstance(layer, nn.Linear | nn.LayerNorm | nn.RMSNorm)
+    if last and "2d" not in type(layer).__name__:
         return maps.dim() - 1
     return 1

@@ -231,6 +231,7 @@ RULES: Mapping[str, Rule] = {
     "constant_pad_nd": _pad,
     "copy": _copy,
     "native_dropout": _same,
+    "rrelu_with_noise": _same,
     "slice": _slice,
     "stack": _stack,
 }

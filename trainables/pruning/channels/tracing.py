@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from trainables.backbones.modes import Mode, in_mode
 from trainables.pruning.channels import operations
+from trainables.pruning.channels.chance import is_draw
 from trainables.pruning.channels.flow import Call, Flow, Flows, Trace, TracedMixing
 from trainables.pruning.channels.groups import (
     LAYERS,
@@ -23,32 +25,51 @@ from trainables.pruning.channels.groups import (
     TransposedConvolution,
     channel_dim,
     is_depthwise,
+    passes_channels,
 )
+from trainables.pruning.channels.loose import LooseFilters
+from trainables.pruning.channels.script import Script
 from trainables.pruning.channels.ties import FIXED, along, spread
 
 
 def trace_channels(skeleton: nn.Module, images: Tensor) -> Trace:
-    """The trace of `skeleton`, on the meta device and in eval mode, over `images`.
+    """The trace of `skeleton`, on the meta device, over `images`.
 
-    Passes on whatever the model's forward raises.
+    In eval mode, and in train mode as well where the model does other things in it; the way from
+    the images to the output is that of eval mode. Passes on whatever the model's forward raises.
     """
     flows = Flows(skeleton, images)
-    tracer = _Tracer(flows)
+    evaluated, training = _Tracer(flows), _Tracer(None)
+    flows.finish(_pass(evaluated, in_mode(skeleton, Mode.EVAL), images))
+    _pass(training, in_mode(skeleton, Mode.TRAIN), images)
+    flows.trace.draws = evaluated.draws or training.draws
+    if evaluated.script != training.script:
+        flows.trace.modes = (Mode.EVAL, Mode.TRAIN)
+        flows.finish_training(_pass(_Tracer(flows), skeleton, images))
+    return flows.trace
+
+
+def _pass(tracer: "_Tracer", skeleton: nn.Module, images: Tensor) -> Any:
     hooks = list(tracer.attach(skeleton))
     try:
         with torch.no_grad(), tracer:
-            output = skeleton(images)
+            return skeleton(images)
     finally:
         for hook in hooks:
             hook.remove()
-    return flows.finish(output)
 
 
 class _Tracer(TorchDispatchMode):
-    """Sees every operation outside of layers, and every layer as a whole."""
+    """Sees every operation outside of layers, and every layer as a whole.
 
-    def __init__(self, flows: Flows) -> None:
+    Without `flows` it follows no channels and only writes the script.
+    """
+
+    def __init__(self, flows: Flows | None) -> None:
         TorchDispatchMode.__init__(self)
+        self.script = Script()
+        self.draws = False
+        self._filters: LooseFilters | None = None
         self._flows = flows
         self._inside_layer = 0
 
@@ -61,48 +82,73 @@ class _Tracer(TorchDispatchMode):
     ) -> Any:
         named = kwargs or {}
         output = func(*args, **named)
+        if self._inside_layer:
+            return output
         leaves = tree_leaves((args, dict(named)))
-        if not self._inside_layer and any(self._flows.of(leaf) for leaf in leaves):
+        self.script.add(str(func), args, named, output)
+        self.draws |= is_draw(func)
+        if self._filters:
+            self._filters.follow(func, leaves, output)
+        if self._flows and any(self._flows.of(leaf) for leaf in leaves):
             call = Call(func=func, args=args, kwargs=named, output=output)
             operations.follow(self._flows, call)
         return output
 
     def attach(self, skeleton: nn.Module) -> Iterator[Any]:
         """Hooks on every module; remove them afterwards."""
+        if self._flows:
+            self._filters = LooseFilters(skeleton, self._flows)
         for name, module in skeleton.named_modules():
             if isinstance(module, LAYERS):
                 yield module.register_forward_pre_hook(self._enter_layer)
                 yield module.register_forward_hook(self._leave_layer(name))
-            elif name:
-                yield module.register_forward_pre_hook(self._enter(name))
-                yield module.register_forward_hook(self._leave)
+            elif name and self._flows:
+                yield module.register_forward_pre_hook(self._enter(name, self._flows))
+                yield module.register_forward_hook(self._leave(self._flows))
 
-    def _enter(self, name: str) -> Callable[..., None]:
+    @staticmethod
+    def _enter(name: str, flows: Flows) -> Callable[..., None]:
         def enter(module: nn.Module, inputs: tuple[Any, ...]) -> None:
-            self._flows.enter(name, module, inputs[0] if inputs else None)
+            flows.enter(name, module, inputs[0] if inputs else None)
 
         return enter
 
-    def _leave(self, _module: nn.Module, _inputs: Any, _output: Any) -> None:
-        self._flows.leave()
+    @staticmethod
+    def _leave(flows: Flows) -> Callable[..., None]:
+        def leave(_module: nn.Module, _inputs: Any, _output: Any) -> None:
+            flows.leave()
+
+        return leave
 
     def _enter_layer(self, _module: nn.Module, _inputs: Any) -> None:
         self._inside_layer += 1
 
     def _leave_layer(self, name: str) -> Callable[..., None]:
         def leave(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-            self._inside_layer -= 1
-            if self._inside_layer == 0:
-                self._layer(name, module, inputs[0], output)
+            if self._inside_layer == 1:
+                self.script.add(name, inputs, {}, output)
+                if self._flows:
+                    _Layers(self._flows).follow(name, module, inputs[0], output)
+            self._inside_layer -= 1  # what follows labels is no step of the model's
 
         return leave
 
-    def _layer(self, name: str, module: nn.Module, images: Any, output: Any) -> None:
+
+class _Layers:
+    """Follows channels through whole layers."""
+
+    def __init__(self, flows: Flows) -> None:
+        self._flows = flows
+
+    def follow(self, name: str, module: nn.Module, images: Any, output: Any) -> None:
         flow = self._flows.of(images)
         if not isinstance(output, Tensor):
             return
         if flow is None:
             flow = Flow(labels=torch.full((), FIXED).expand(images.shape))
+        if passes_channels(module):
+            self._flows.note(output, flow.labels, parents=(flow,))
+            return
         dim = channel_dim(module, images)
         elsewhere = [
             d

@@ -11,8 +11,8 @@ from tests.trainables.methods.method_examples import (
 )
 from tests.trainables.recipes import LEVELS, SMALL
 from trainables.backbones import build as backbones
-from trainables.backbones.build import Weights
 from trainables.backbones.layers import backbone_weights
+from trainables.backbones.state import Weights
 from trainables.mechanisms.sparsity import SparsityScope, keep_largest
 
 SPARSITY = 0.8
