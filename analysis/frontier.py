@@ -3,7 +3,7 @@
 import math
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -118,14 +118,17 @@ class Frontier:
         return Frontier(tuple(union[i] for i in kept))
 
     def expected(self) -> "Frontier":
-        """Returns the points whose expected error too is lower than that of all cheaper ones.
+        """Returns the frontier with expected errors that do not rise with compute.
 
-        What was only luck at a higher price is left out, so that both errors fall from point to
-        point. A point with an unknown expected error counts by its measured one.
+        Those of points that are the best for their compute cannot. Where what is known of each
+        alone says so, the points share their mean (`non_increasing`). The points stay: to leave
+        out those that are expected to be no better than a cheaper one gave worse models.
         """
-        errors = [point.error for point in self.points]
-        kept = non_dominated([point.train_flops for point in self.points], errors)
-        return Frontier(tuple(self.points[i] for i in kept))
+        if any(point.expected_error is None for point in self.points):
+            return self
+        errors = non_increasing([point.error for point in self.points])
+        points = zip(self.points, errors, strict=True)
+        return Frontier(tuple(replace(point, expected_error=error) for point, error in points))
 
     @property
     def confirmed(self) -> int:
@@ -183,6 +186,21 @@ def non_dominated(train_flops: ArrayLike, val_error: ArrayLike) -> NDArray[np.in
     order = np.lexsort((error, compute))  # stable, so equal points keep their order
     best_before = np.concatenate([[np.inf], np.minimum.accumulate(error[order])[:-1]])
     return order[error[order] < best_before[: order.size]]
+
+
+def non_increasing(values: Iterable[float]) -> list[float]:
+    """Returns the non-increasing values that are nearest to these in squares.
+
+    (Isotonic regression; neighbours that rise are pooled, Ayer et al. 1955.)
+    """
+    pools: list[tuple[float, int]] = []
+    for value in values:
+        pools.append((value, 1))
+        while len(pools) > 1 and pools[-1][0] > pools[-2][0]:
+            (right, after), (left, before) = pools.pop(), pools.pop()
+            whole = before + after
+            pools.append(((left * before + right * after) / whole, whole))
+    return [value for value, count in pools for _ in range(count)]
 
 
 def _checked_compute(value: object, *, name: str = "train_flops") -> float:

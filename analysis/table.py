@@ -225,8 +225,7 @@ def recipe_columns(recipe: Mapping[str, Setting]) -> dict[str, Setting]:
 def frontier_of(measurements: Rows) -> Frontier:
     """Returns the frontier: every rung of every trial counts, however the trial ended.
 
-    Of the measurements that no other beats it has those that are expected to hold what they
-    promise (`Frontier.expected`).
+    Its expected errors do not rise with compute (`Frontier.expected`).
     """
     measured = Frontier().merge(
         FrontierPoint(

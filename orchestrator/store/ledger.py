@@ -163,13 +163,13 @@ class Ledger:
 
     @property
     def frontier(self) -> Frontier:
-        """Holds the non-dominated measurements that are expected to hold what they promise."""
+        """Holds the non-dominated measurements so far, with what is expected of them."""
         with self._lock:
             return self._expected_frontier()
 
     @property
     def measured_frontier(self) -> Frontier:
-        """Holds the non-dominated measurements so far, `frontier` among them."""
+        """Holds the points of `frontier` without what is expected of them, ready at once."""
         return self._measured_frontier
 
     @property

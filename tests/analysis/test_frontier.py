@@ -4,7 +4,7 @@ import json
 import math
 from dataclasses import fields, replace
 from functools import reduce
-from itertools import pairwise
+from itertools import combinations_with_replacement, pairwise
 from random import Random
 from typing import Any
 
@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.frontier import Frontier, FrontierPoint, non_dominated
+from analysis.frontier import Frontier, FrontierPoint, non_dominated, non_increasing
 from trainables.measurement import Measurement
 
 # Few distinct values, so that ties on one axis and on both are common.
@@ -210,7 +210,7 @@ def test_a_point_is_written_as_json_with_all_that_was_measured() -> None:
     assert written["val_loss"] is None, "JSON has no infinity"
 
 
-def test_what_is_expected_to_be_no_better_is_passed_over() -> None:
+def test_what_is_expected_to_be_no_better_than_a_cheaper_one_is_expected_to_be_like_it() -> None:
     cheap, lucky, dear = (
         replace(point(flops, error, number=number), expected_error=expected)
         for number, (flops, error, expected) in enumerate(
@@ -220,10 +220,12 @@ def test_what_is_expected_to_be_no_better_is_passed_over() -> None:
     measured = Frontier().merge([cheap, lucky, dear])
     assert measured.points == (cheap, lucky, dear)
     frontier = measured.expected()
-    assert frontier.points == (cheap, dear)
-    assert frontier.best_under(5e10) == cheap
+    assert [p.expected_error for p in frontier.points] == pytest.approx([0.315, 0.315, 0.11])
+    assert frontier.best_under(5e10) == frontier.points[1]
     assert frontier.cheapest_under(0.3) == dear, "what is measured at 0.3 is not expected to be"
-    assert frontier.hypervolume(reference_flops=1e12) == pytest.approx(2 * 0.69 + 1 * 0.89)
+    assert frontier.cheapest_under(0.32) == frontier.points[0]
+    volume = frontier.hypervolume(reference_flops=1e12)
+    assert volume == pytest.approx(2 * (1 - 0.315) + 1 * 0.89)
 
 
 @given(points=POINTS)
@@ -235,19 +237,29 @@ def test_where_nothing_is_expected_the_measured_errors_select(
 
 
 @given(points=POINTS, seed=st.integers(0, 100))
-def test_both_errors_fall_along_an_expected_frontier(
+def test_expected_errors_do_not_rise_along_a_frontier_and_keep_their_mean(
     points: list[FrontierPoint], seed: int
 ) -> None:
     rng = Random(seed)
     shrunk = [replace(p, expected_error=rng.random()) for p in points]
-    frontier = Frontier().merge(shrunk).expected()
-    for left, right in pairwise(frontier.points):
-        assert left.error > right.error
-        assert left.val_error > right.val_error
-    for p in Frontier().merge(shrunk).points:
-        best = frontier.best_under(p.train_flops)
-        assert best is not None
-        assert best.error <= p.error
+    measured = Frontier().merge(shrunk)
+    frontier = measured.expected()
+    assert [p.measurement for p in frontier.points] == [p.measurement for p in measured.points]
+    assert all(left.error >= right.error for left, right in pairwise(frontier.points))
+    assert sum(p.error for p in frontier.points) == pytest.approx(
+        sum(p.error for p in measured.points)
+    )
+
+
+@given(values=st.lists(st.sampled_from([0.1, 0.2, 0.3, 0.4]), max_size=5))
+def test_non_increasing_values_are_the_nearest(values: list[float]) -> None:
+    found = non_increasing(values)
+    assert all(left >= right for left, right in pairwise(found))
+    steps = [n / 40 for n in range(4, 17)]
+    others = combinations_with_replacement(sorted(steps, reverse=True), len(values))
+    nearest = min(sum((a - b) ** 2 for a, b in zip(o, values, strict=True)) for o in others)
+    squares = sum((a - b) ** 2 for a, b in zip(found, values, strict=True))
+    assert squares <= nearest + 1e-12
 
 
 def test_confirmed_points_are_counted() -> None:

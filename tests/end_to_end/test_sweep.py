@@ -284,8 +284,7 @@ def test_the_same_command_again_runs_no_trial(swept: Swept, again: Swept) -> Non
 
 def settled(swept: Swept) -> dict[tuple[str, int], dict[str, Any]]:
     """The measurements without what later ones may change: tests, expectations, steps kept."""
-    later = ("test_error", "expected_error", "confirmations", "confirming_error", "trunk_flops")
-    changing = dict.fromkeys(later)
+    changing = dict.fromkeys(("test_error", "expected_error", "confirming_error", "trunk_flops"))
     return {(row["trial_id"], row["rung"]): row | changing for row in swept.measurements}
 
 
@@ -393,8 +392,7 @@ def test_an_interrupted_sweep_says_so_and_leaves_the_rest_to_the_same_command(
 
     begun = rows(read_trials(tmp_path / "stopped"))
     assert len(begun) < 1000
-    states = {trial["state"] for trial in begun}
-    assert "failed" not in states, "who was stopped is resumed by the same command"
+    assert "running" in {trial["state"] for trial in begun}  # what the same command resumes
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'stopped' / 'mlflow.db'}")
     experiment = client.get_experiment_by_name("prunetune")
     shown = client.search_runs([experiment.experiment_id], "tags.`prunetune.kind` = 'sweep'")

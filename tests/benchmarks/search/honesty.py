@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from analysis.frontier import non_dominated, non_increasing
 from analysis.shrinkage import CONFIRMING_WEIGHT, Shrinkage
 from tests.benchmarks.search.replay import Event, Setting
 from tests.benchmarks.search.searchers import SEARCHERS
@@ -66,21 +67,16 @@ class Points:
             here = np.flatnonzero(self.rungs == rung)
             shrunk = Shrinkage(self.seen[here].tolist(), images=self.images)
             expected[here] = [shrunk.expected(float(error)) for error in self.seen[here]]
+        frontier = non_dominated(self.train_flops, self.seen)
+        expected[frontier] = non_increasing(expected[frontier].tolist())
         return expected
 
-    def chosen(self, errors: Floats) -> NDArray[np.intp]:
-        """For every rung the point of the frontier that is the best up to it by these errors.
-
-        As in the product, the points are among those that no other beats by the measured errors.
-        """
-        best = []
-        for rung in np.unique(self.rungs):
-            within = np.flatnonzero(self.rungs <= rung)
-            order = within[np.lexsort((self.seen[within], self.train_flops[within]))]
-            lowest = np.minimum.accumulate(np.concatenate([[np.inf], self.seen[order][:-1]]))
-            frontier = order[self.seen[order] < lowest]
-            best.append(frontier[np.argmin(errors[frontier])])
-        return np.array(best)
+    @property
+    def chosen(self) -> NDArray[np.intp]:
+        """For every rung the most accurate point of the frontier up to it."""
+        frontier = non_dominated(self.train_flops, self.seen)
+        reached = [self.rungs[frontier] <= rung for rung in np.unique(self.rungs)]
+        return np.array([frontier[np.flatnonzero(within)[-1]] for within in reached])
 
 
 def main() -> None:
@@ -119,7 +115,7 @@ def _row(searches: Sequence[Points]) -> dict[str, dict[str, float]]:
     told: dict[str, list[tuple[float, ...]]] = {"measured": [], "expected": []}
     for points in searches:
         for name, errors in (("measured", points.seen), ("expected", points.expected)):
-            chosen = points.chosen(errors)
+            chosen = points.chosen
             other, test, shown = points.other[chosen], points.test[chosen], errors[chosen]
             told[name].append(
                 (float(np.mean(other - shown)), float(np.mean(test - shown)), float(test.mean()))

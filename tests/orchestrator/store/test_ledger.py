@@ -285,17 +285,22 @@ def test_the_frontier_tells_what_is_expected_of_its_points() -> None:
     assert ledger.expected(ledger.trial("t0"), point.measurement) == (point.expected_error, None)
 
 
-def test_a_lucky_point_leaves_the_frontier_and_may_come_back() -> None:
+def test_a_lucky_point_is_expected_to_be_no_better_than_a_cheaper_one() -> None:
     ledger = opened((record(0), 0.4))
     ledger.measured("t0", reported(1, 0.39))
     for number in range(1, 40):
         ledger.suggested(record(number))
         ledger.measured(f"t{number}", reported(1, 0.42 + number / 3000))
-    assert [point.rung for point in ledger.measured_frontier.points] == [0, 1]
-    assert [point.rung for point in ledger.frontier.points] == [0], "0.03 ahead of 39 is luck"
+    cheap, lucky = ledger.frontier.points
+    assert (cheap.val_error, lucky.val_error) == (0.4, 0.39)
+    assert cheap.error == lucky.error, "0.03 ahead of 39 is luck"
+    assert [p.measurement for p in ledger.measured_frontier.points] == [
+        p.measurement for p in ledger.frontier.points
+    ]
     for number in range(1, 40):
         ledger.measured(f"t{number}", reported(0, 0.44 + number / 3000))
-    assert [point.rung for point in ledger.frontier.points] == [0, 1], "the cheaper one is too"
+    cheap, lucky = ledger.frontier.points
+    assert cheap.error > lucky.error, "and so is the cheaper one's lead"
 
 
 def test_a_confirmed_recipe_is_expected_to_be_between_its_runs() -> None:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.store.ledger import Ledger, TrialState
+from orchestrator.store.ledger import TrialState
 from orchestrator.store.retention import CheckpointKeeper
-from tests.orchestrator.fake_trials import MemoryJournal, ledger_of, record, reported
+from tests.orchestrator.fake_trials import ledger_of, record, reported
 from trainables.checkpoints import STATE, checkpoint_folder
 
 
@@ -163,20 +163,3 @@ def test_a_trial_suggested_later_is_known(trials: Path) -> None:
     keeper.measured("t1", 1)
     keeper.tidy()
     assert kept(trials) == {"t1": [1]}
-
-
-def test_a_point_that_is_passed_over_as_lucky_keeps_its_checkpoint(trials: Path) -> None:
-    """It comes back to the frontier when the cheaper ones turn out to be lucky too."""
-    write(trials, "t0", [0, 1])
-    ledger = Ledger(MemoryJournal())
-    ledger.open(sweep_id="sweep", validation_images=300)
-    ledger.suggested(record(0))
-    ledger.measured("t0", reported(0, 0.4))
-    ledger.measured("t0", reported(1, 0.39))
-    for number in range(1, 40):
-        ledger.suggested(record(number))
-        ledger.measured(f"t{number}", reported(1, 0.42 + number / 3000))
-    ledger.finished("t0", TrialState.COMPLETE)
-    CheckpointKeeper(ledger, trials.as_uri()).tidy()
-    assert [point.rung for point in ledger.frontier.points] == [0]
-    assert kept(trials) == {"t0": [0, 1]}
