@@ -1,6 +1,6 @@
 """Measures how far a frontier's errors are from those on other images, as measured and as expected.
 
-    RECORDED_CURVES=... python -m tests.benchmarks.search.honesty --seeds 5
+    python -m tests.benchmarks.search.honesty --seeds 5
 
 For every rung the point is taken that a user gets who asks for the best within the rung's level. A
 gap is its error on other images less the error that is shown. Every search is replayed twice,
