@@ -30,6 +30,8 @@ class DispensableForecaster(Forecaster):
 
     given_up = False
     """Whether it has failed."""
+    _awaited: tuple[object, float] | None = None
+    """The forecast that a thread is making, and since when it is waited for."""
 
     @property
     def ready(self) -> bool:
@@ -37,10 +39,12 @@ class DispensableForecaster(Forecaster):
         return not self.given_up and super().ready
 
     def learn(self, field: Field) -> None:
-        """Makes a new forecast where the field has grown enough."""
-        if not self.given_up:
-            with self.watched(FIT_SECONDS):
-                super().learn(field)
+        """Has a new forecast made where the field has grown enough, or takes over the one made."""
+        if self.given_up:
+            return
+        with self.watched(FIT_SECONDS):
+            super().learn(field)
+        self._watch_thread()
 
     def further_gains(self, trials: Sequence[TrialRecord], *, rung: int) -> Floats:
         """Expected hypervolume that trials add, as a forecaster tells; 0 for all when it fails."""
@@ -58,7 +62,16 @@ class DispensableForecaster(Forecaster):
             self._give_up(f"{type(error).__name__}: {first_line(error)}")
             return
         if (took := time.monotonic() - started) > seconds:
-            self._give_up(f"it took {took:.2g} seconds and may take {seconds:.2g}")
+            self._give_up(_too_long(took, seconds))
+
+    def _watch_thread(self) -> None:
+        """Gives the forecast up if a thread is making one for too long."""
+        if self._coming is None:
+            return
+        if self._awaited is None or self._awaited[0] is not self._coming:
+            self._awaited = (self._coming, time.monotonic())
+        if (took := time.monotonic() - self._awaited[1]) > FIT_SECONDS:
+            self._give_up(_too_long(took, FIT_SECONDS))
 
     def _give_up(self, reason: str) -> None:
         if not self.given_up:
@@ -68,3 +81,7 @@ class DispensableForecaster(Forecaster):
                 reason,
             )
         self.given_up = True
+
+
+def _too_long(took: float, seconds: float) -> str:
+    return f"it took {took:.2g} seconds and may take {seconds:.2g}"

@@ -1,12 +1,14 @@
 """A whole sweep starts from an earlier one, and goes on when that one is gone."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from orchestrator.config import SweepConfig, validate
+from orchestrator.config import SweepConfig, read_begun, validate
 from orchestrator.sweep import Sweep
 from tests.journals import events_of
 
@@ -53,3 +55,32 @@ def test_a_sweep_starts_from_an_earlier_one_and_resumes_without_it(
     tried, drawn = happened(later, "suggested")
     assert [tried["start"], drawn["start"]] == [0, None]
     assert tried["params"].items() >= started["recipes"][0]["values"].items()
+
+
+def test_a_sweep_that_was_begun_before_auto_keeps_its_search(local_ray: None, runs: Path) -> None:
+    older = runs / "older"
+    run(older, trials=1, search={"sampler": "tpe", "scheduler": "halving"})
+    forget_names(older)
+
+    run(older, trials=2)
+
+    opened = happened(older, "opened")
+    assert [each.get("search") for each in opened] == [
+        None,
+        {"sampler": "tpe", "scheduler": "halving"},
+    ]
+    assert read_begun(older / "sweep.yaml").search.names == opened[-1]["search"]
+    (started,) = happened(older, "started_with")
+    assert started["recipes"] == [], "nor does it get a portfolio on its way"
+
+
+def forget_names(folder: Path) -> None:
+    """Makes a sweep one that an older prunetune began, which had nothing to choose by name."""
+    for segment in (folder / "journal").glob("segment-*"):
+        events = [json.loads(line) for line in segment.read_text().splitlines()]
+        for event in events:
+            event.pop("search", None)
+        segment.write_text("".join(json.dumps(event) + "\n" for event in events))
+    config = yaml.safe_load((folder / "sweep.yaml").read_text())
+    del config["search"]["sampler"], config["search"]["scheduler"]
+    (folder / "sweep.yaml").write_text(yaml.safe_dump(config))

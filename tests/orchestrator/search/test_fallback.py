@@ -1,15 +1,23 @@
 """A forecast that fails is given up, which is said once, and the sweep goes on without it."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
+from threading import Event
+from typing import Any
 
 import pytest
+from optuna.distributions import FloatDistribution, distribution_to_json
 
+from orchestrator.search import fallback
 from orchestrator.search.config import Budget
 from orchestrator.search.fallback import DispensableForecaster
+from orchestrator.search.field import Field
+from orchestrator.store.ledger import TrialRecord, TrialState
 from search_spaces.problem import Problem
 from search_spaces.recipe import Recipe
 from search_spaces.space import Trial
+from tests.orchestrator.fake_trials import LEVELS, measurement, record
 from tests.orchestrator.search.rehearsals import rehearsal
 from tests.orchestrator.search.test_auto import any_recipe
 
@@ -57,3 +65,47 @@ def test_what_takes_too_long_is_given_up(caplog: pytest.LogCaptureFixture) -> No
     assert not forecaster.ready
     (said,) = [record.message for record in caplog.records]
     assert "seconds and may take 0.01): from here on" in said
+
+
+class Waiting(dict[str, Any]):
+    """The values of a recipe, which are not to be had until something has happened."""
+
+    def __init__(self, values: dict[str, Any], happened: Event) -> None:
+        super().__init__(values)
+        self._happened = happened
+
+    def __getitem__(self, name: str) -> Any:
+        self._happened.wait()
+        return super().__getitem__(name)
+
+
+def test_a_thread_that_never_ends_is_given_up(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forecaster, happened = DispensableForecaster(seed=0, background=True), Event()
+    trials = [ended(number) for number in range(20)]
+    forecaster.learn(Field(LEVELS, lambda rung: {}, trials))
+    assert forecaster.ready
+    stuck = [replace(trial, params=Waiting(dict(trial.params), happened)) for trial in trials]
+    field = Field(LEVELS, lambda rung: {}, [*stuck, *(ended(number) for number in range(20, 40))])
+    try:
+        forecaster.learn(field)
+        assert forecaster.ready, "the last one serves"
+        monkeypatch.setattr(fallback, "FIT_SECONDS", 0.01)
+        time.sleep(0.02)
+        forecaster.learn(field)
+    finally:
+        happened.set()
+    assert forecaster.given_up
+    assert len(caplog.records) == 1
+
+
+def ended(number: int) -> TrialRecord:
+    """A trial of a recipe with one value."""
+    return record(
+        number,
+        params={"rate": number / 40},
+        distributions={"rate": distribution_to_json(FloatDistribution(0.0, 1.0))},
+        state=TrialState.COMPLETE,
+        measurements=(measurement(0, 0.2 + number / 100),),
+    )
