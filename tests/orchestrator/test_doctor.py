@@ -49,9 +49,9 @@ def test_trials_are_bought_and_no_more(tmp_path: Path) -> None:
 
 
 def test_time_is_bought_at_this_machines_pace_for_all_workers(tmp_path: Path) -> None:
-    bought = outlook(tmp_path, budget={"wall_time": "5m"})
+    bought = outlook(tmp_path, budget={"wall_time": "1m"})
     assert bought.workers == 3
-    assert bought.wall_seconds >= 0.9 * 300
+    assert bought.wall_seconds >= 60
     executed = bought.total.train_flops + bought.total.eval_flops
     assert bought.total.worker_seconds >= executed / bought.flops_per_second
 
