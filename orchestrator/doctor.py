@@ -65,10 +65,11 @@ class Examination:
             check.run()
 
     def outlook(self) -> Outlook:
-        """Rehearses the sweep at this machine's pace, with recipes drawn at random.
+        """Rehearses the sweep at this machine's pace, as if it had not begun.
 
-        As if it had not begun, no recipe were infeasible and none diverged. Raises `InputError` if
-        the budget buys nothing.
+        After those of the start, recipes are drawn at random: the model draws others, hardly
+        changes how many go how far, and takes longer. No trial is taken to be infeasible or to
+        diverge. Raises `InputError` if the budget buys nothing.
         """
         inputs, config = self._inputs, self._config
         search = config.search.resolved().model_copy(update={"sampler": "random"})
@@ -83,6 +84,7 @@ class Examination:
                 seed=config.seed,
                 chance=Chance.of(inputs.summary.class_counts["validation"], min_peers=1),
                 budget=config.budget,
+                start=inputs.start.recipes,
                 background=False,
             )
             rehearsal = Rehearsal(

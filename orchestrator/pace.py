@@ -18,7 +18,7 @@ TRIED_RECIPES = 8
 TIMED_RECIPES = 3
 """Recipes whose steps are timed."""
 SECONDS = 1.0
-"""Time after which no further step of a recipe is taken."""
+"""Time after which no further steps of a recipe are taken."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class _Timing:
 
 
 def measure_pace(inputs: SweepInputs) -> Pace:
-    """Times recipes drawn from the space, each for a second, or for one step if that takes longer.
+    """Times recipes drawn from the space, each for a second or two, or for one longer step.
 
     Recipes that would first run their frozen trunk over all images are passed over. Raises
     `InputError` when no recipe can be timed.
@@ -71,7 +71,7 @@ def _timing(inputs: SweepInputs, seed: int) -> _Timing | None:
             store=inputs.store,
             levels=inputs.problem.rungs,
             mirror=config.task.mirror,
-            device=training_device() if config.resources.gpus else torch.device("cpu"),
+            device=training_device(),
             source_task=source_task,
         )
     except InfeasibleError:
@@ -89,20 +89,21 @@ def _timing(inputs: SweepInputs, seed: int) -> _Timing | None:
 
 
 def _timed_steps(finetuning: Finetuning) -> tuple[int, float]:
-    """Takes steps for a second; the first, which warms up, is left out if others follow."""
+    """Takes steps for a second or two; the first, which warms up, is left out if others follow.
+
+    They are taken in runs that double, because a trial does not look at the loss after each. A run
+    whose loss stops being finite is not counted.
+    """
     last = finetuning.stops[-1].steps
     begun = time.perf_counter()
     finetuning.train_to(1)
     first = time.perf_counter() - begun
     if last == 1 or first > SECONDS:
         return 1, first
-    taken, begun = 1, time.perf_counter()
-    while taken < last and time.perf_counter() - begun < SECONDS:
-        taken += 1
-        finetuning.train_to(taken)
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return taken - 1, time.perf_counter() - begun
+    taken, seconds, begun = 1, 0.0, time.perf_counter()
+    while taken < last and seconds < SECONDS and finetuning.train_to(min(last, 2 * taken)):
+        taken, seconds = min(last, 2 * taken), time.perf_counter() - begun
+    return (taken - 1, seconds) if taken > 1 else (1, first)
 
 
 @contextmanager

@@ -48,6 +48,8 @@ class RungBill:
     """Recipes that begin there."""
     raised: int = 0
     """Recipes that come from a lower rung."""
+    confirming: int = 0
+    """Recipes of the frontier that are run again with another seed."""
     train_flops: float = 0.0
     eval_flops: float = 0.0
     worker_seconds: float = 0.0
@@ -55,7 +57,7 @@ class RungBill:
 
     @property
     def trials(self) -> int:
-        return self.begun + self.raised
+        return self.begun + self.raised + self.confirming
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +82,7 @@ class Outlook:
         return RungBill(
             begun=sum(rung.begun for rung in self.rungs),
             raised=sum(rung.raised for rung in self.rungs),
+            confirming=sum(rung.confirming for rung in self.rungs),
             train_flops=sum(rung.train_flops for rung in self.rungs),
             eval_flops=sum(rung.eval_flops for rung in self.rungs),
             worker_seconds=sum(rung.worker_seconds for rung in self.rungs),
@@ -100,7 +103,7 @@ class Rehearsal:
         seed: int,
         confirm: float = 0.0,
     ) -> None:
-        """`confirm` is the driver's."""
+        """`confirm` is the share of the budget that may confirm the frontier, as the driver's."""
         self._strategy = strategy
         self._budget = budget
         self._levels = levels
@@ -149,9 +152,7 @@ class Rehearsal:
             if isinstance(trial, Idle):
                 return
             if not trial.measurements:
-                bill = self._bill(trial)
-                bill.begun += trial.continues is None
-                bill.raised += trial.continues is not None
+                self._count(trial)
             self._send(trial, self._reports(trial), seconds=self._pace.set_up_seconds)
 
     def _step(self, driver: Driver) -> None:
@@ -177,6 +178,16 @@ class Rehearsal:
             self._arrivals,
             _Arrival(self._now + seconds, self._order, trial=trial, report=report, ahead=reports),
         )
+
+    def _count(self, trial: TrialRecord) -> None:
+        """Counts a trial that starts."""
+        bill = self._bill(trial)
+        if trial.confirms is not None:
+            bill.confirming += 1
+        elif trial.continues is not None:
+            bill.raised += 1
+        else:
+            bill.begun += 1
 
     def _bill(self, trial: TrialRecord) -> RungBill:
         aims = [n for n, level in enumerate(self._levels) if level <= trial.recipe.target_flops]
@@ -210,7 +221,8 @@ class Rehearsal:
     ) -> Measurement:
         rung = max((n for n, level in enumerate(self._levels) if level <= flops), default=0)
         steps = steps_before_decay(trial.recipe.schedule, total_steps=_STEPS)
-        error = Random(trial.seed).random() * GAIN**rung
+        drawn = trial if trial.confirms is None else self.ledger.trial(trial.confirms)
+        error = Random(drawn.seed).random() * GAIN**rung
         return Measurement(
             rung=rung,
             train_flops=flops,

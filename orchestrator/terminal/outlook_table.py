@@ -2,9 +2,10 @@
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
+from rich.text import Text
 
 from analysis import units
-from orchestrator.search.rehearsal import Outlook
+from orchestrator.search.rehearsal import Outlook, RungBill
 
 
 class OutlookTable:
@@ -19,41 +20,40 @@ class OutlookTable:
             title="What the budget buys, about",
             title_style="bold",
             title_justify="left",
-            caption=self._caption(),
-            caption_justify="left",
             header_style="dim",
             box=None,
             pad_edge=False,
             padding=(0, 2, 0, 0),
         )
-        for heading in ("rung\nFLOPs", "\ntrials", "raised\namong them"):
+        for heading in ("rung\nFLOPs", "\ntrials", "of them\nraised", "confir-\nming"):
             table.add_column(heading, justify="right")
         for heading in ("train\nFLOPs", "evaluation\nFLOPs", "\ntime"):
             table.add_column(heading, justify="right")
         for level, rung in zip(outlook.levels, outlook.rungs, strict=True):
             if rung.trials:
-                table.add_row(
-                    units.count(level),
-                    str(rung.trials),
-                    str(rung.raised),
-                    units.count(rung.train_flops),
-                    units.count(rung.eval_flops),
-                    units.duration(rung.worker_seconds / outlook.workers),
-                )
-        total = outlook.total
-        table.add_row(
-            "all",
-            str(total.trials),
-            str(total.raised),
-            units.count(total.train_flops),
-            units.count(total.eval_flops),
-            units.duration(outlook.wall_seconds),
-            style="bold",
-        )
+                seconds = rung.worker_seconds / outlook.workers
+                table.add_row(units.count(level), *_cells(rung, seconds=seconds))
+        total = _cells(outlook.total, seconds=outlook.wall_seconds)
+        table.add_row("all", *total, style="bold")
         yield table
+        yield Text(self._terms(), style="dim")
 
-    def _caption(self) -> str:
+    def _terms(self) -> str:
+        """The pace that the times are told at, and whether the budget holds more."""
         outlook = self._outlook
         side = "one trial" if outlook.workers == 1 else f"{outlook.workers} trials"
-        said = f"{side} at a time, each at {units.flops(outlook.flops_per_second)} a second"
+        rate = units.flops(outlook.flops_per_second)
+        said = f"{side} at a time, each at {rate} a second as on this machine"
         return said if outlook.whole else f"{said}; the rest of the budget buys more of the same"
+
+
+def _cells(bill: RungBill, *, seconds: float) -> tuple[str, ...]:
+    """What a line tells of a bill that takes so many seconds."""
+    return (
+        str(bill.trials),
+        str(bill.raised),
+        str(bill.confirming),
+        units.count(bill.train_flops),
+        units.count(bill.eval_flops),
+        units.duration(seconds),
+    )

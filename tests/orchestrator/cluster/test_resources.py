@@ -3,7 +3,7 @@
 import pytest
 
 from orchestrator.cluster.config import ResourcesConfig
-from orchestrator.cluster.resources import concurrent_trials, connect
+from orchestrator.cluster.resources import concurrent_trials, connect, trials_here
 from tests.waiting import LIMIT_SECONDS
 from trainables.errors import InputError
 
@@ -29,3 +29,22 @@ def test_the_environments_address_counts(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_the_config_says_how_many_trials_run_side_by_side() -> None:
     assert concurrent_trials(ResourcesConfig(concurrent=7)) == 7
+    assert trials_here(ResourcesConfig(concurrent=7)) == 7
+
+
+@pytest.mark.parametrize(("cpus", "trials"), [(1, 8), (3, 2), (8, 1), (64, 1)])
+def test_else_so_many_run_here_as_have_cpus_and_one_at_least(
+    cpus: int, trials: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    assert trials_here(ResourcesConfig(cpus=cpus)) == trials
+    assert trials_here(ResourcesConfig(cpus=cpus, gpus="auto")) == trials
+
+
+@pytest.mark.parametrize(("gpus", "trials"), [(0.25, 8), (0.5, 4), (1, 2), (2, 1), (4, 1)])
+def test_a_trials_share_of_the_gpus_bounds_them(
+    gpus: float, trials: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 16)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert trials_here(ResourcesConfig(gpus=gpus)) == trials

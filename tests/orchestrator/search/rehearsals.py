@@ -24,6 +24,7 @@ def rehearsal(
     space: Space = filter_pruning,
     ranges: Mapping[str, Any] | None = None,
     workers: int = 3,
+    confirm: float = 0.0,
     **search: Any,
 ) -> Rehearsal:
     """The rehearsal of a sweep with these keys under `search`."""
@@ -39,4 +40,12 @@ def rehearsal(
         budget=budget,
         background=False,
     )
-    return Rehearsal(strategy, budget=budget, levels=RUNGS, pace=PACE, workers=workers, seed=0)
+    return Rehearsal(
+        strategy,
+        budget=budget,
+        levels=RUNGS,
+        pace=PACE,
+        workers=workers,
+        seed=0,
+        confirm=confirm,
+    )

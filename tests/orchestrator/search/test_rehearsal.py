@@ -41,6 +41,41 @@ def test_more_workers_take_less_time(tmp_path: Path) -> None:
     assert many.wall_seconds < 0.5 * alone.wall_seconds
 
 
+@pytest.mark.parametrize("generation", [None, 4])
+@pytest.mark.parametrize("scheduler", ["race", "halving", "none"])
+def test_any_scheduler_spends_what_there_is(
+    tmp_path: Path, scheduler: str, generation: int | None
+) -> None:
+    flops = 10 * RUNGS[-1]
+    swept = rehearsal(
+        tmp_path,
+        budget=Budget(sweep_flops=flops),
+        sampler="random",
+        scheduler=scheduler,
+        generation=generation,
+    )
+    bought = swept.run()
+    assert bought.whole
+    assert 0.7 * flops < bought.total.train_flops <= flops
+    assert bought.total.train_flops == pytest.approx(swept.ledger.sweep_flops)
+    assert bought.total.trials == len(swept.ledger)
+
+
+def test_the_frontier_is_confirmed_with_the_share_kept_for_it(tmp_path: Path) -> None:
+    flops = 20 * RUNGS[-1]
+    swept = rehearsal(tmp_path, budget=Budget(sweep_flops=flops), confirm=0.1, sampler="random")
+    bought = swept.run()
+    trials = swept.ledger.trials()
+    confirming = [trial for trial in trials if trial.confirms is not None]
+    assert bought.total.confirming == len(confirming) > 0
+    assert bought.total.raised == sum(trial.continues is not None for trial in trials)
+    assert bought.total.trials == len(trials)
+    for trial in confirming:
+        assert trial.confirms is not None
+        confirmed = swept.ledger.trial(trial.confirms)
+        assert trial.measurements[-1].val_error == confirmed.measurements[-1].val_error
+
+
 def test_a_budget_below_every_rung_buys_nothing(tmp_path: Path) -> None:
     assert outlook(tmp_path, Budget(sweep_flops=RUNGS[0] / 2)).total.trials == 0
 
