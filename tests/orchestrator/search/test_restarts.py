@@ -1,6 +1,8 @@
 """A driver that is killed after any event decides, in generations, as if it had not been."""
 
 import json
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -8,13 +10,15 @@ from typing import Any
 
 import pytest
 
+from orchestrator.search import race
 from orchestrator.search.chance import Chance
 from orchestrator.search.config import Budget, SearchConfig
 from orchestrator.search.driver import Driver, Idle
+from orchestrator.search.field import Field
 from orchestrator.search.strategies import build_strategy
 from orchestrator.search.strategy import Decision
 from orchestrator.store.journal import Event, Journal
-from orchestrator.store.ledger import Ledger, TrialRecord
+from orchestrator.store.ledger import Ledger, TrialRecord, TrialState
 from orchestrator.store.retention import CheckpointKeeper
 from search_spaces.methods.filter_pruning import filter_pruning
 from search_spaces.problem import Problem
@@ -164,7 +168,7 @@ CASES: dict[str, tuple[Ranges, SearchConfig, Budget]] = {
     "raised": (
         FEW,
         SearchConfig(sampler="model", scheduler="race", generation=6),
-        Budget(sweep_flops=240e9),
+        Budget(sweep_flops=120e9),
     ),
     "paused": (
         {**FEW, "target_rung": len(RUNGS) - 1},
@@ -177,6 +181,14 @@ CASES: dict[str, tuple[Ranges, SearchConfig, Budget]] = {
         Budget(trials=40),
     ),
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_may_wait() -> Iterator[None]:
+    """So few trials may stay paused at a rung that some are given up."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(race, "WAITING", 4)
+        yield
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -195,7 +207,7 @@ def whole(
     return sweep
 
 
-@pytest.mark.parametrize("kill", range(12))
+@pytest.mark.parametrize("kill", range(3))
 def test_a_driver_killed_after_any_event_decides_as_if_it_had_not_been(
     whole: Sweep, case: tuple[Ranges, SearchConfig, Budget], kill: int, tmp_path: Path
 ) -> None:
@@ -203,3 +215,43 @@ def test_a_driver_killed_after_any_event_decides_as_if_it_had_not_been(
     sweep = killed_after(count, whole, tmp_path / "killed")
     sweep.run(budget=case[2])
     assert decisions(sweep.folder) == decisions(whole.folder), f"killed after {count} events"
+
+
+def test_the_field_is_that_of_the_ledger(whole: Sweep) -> None:
+    kept = whole.driver._field
+    anew = Field(RUNGS, whole.ledger.errors_at, whole.ledger.trials())
+    for rung in range(len(RUNGS)):
+        assert (kept.cost(rung), kept.entered(rung)) == (anew.cost(rung), anew.entered(rung))
+        assert (kept.ready(rung), kept.ended(rung)) == (anew.ready(rung), anew.ended(rung))
+
+
+def test_without_generations_the_field_is_that_of_the_ledger_too(tmp_path: Path) -> None:
+    sweep = Sweep(tmp_path, FEW, SearchConfig(sampler="random", scheduler="race"))
+    sweep.run(budget=Budget(sweep_flops=120e9))
+    assert any(trial.continues for trial in sweep.ledger.trials())
+    test_the_field_is_that_of_the_ledger(sweep)
+
+
+def test_paused_trials_that_are_given_up_end_honestly_and_for_good(tmp_path: Path) -> None:
+    ranges, search, budget = CASES["paused"]
+    sweep = Sweep(tmp_path, ranges, search)
+    sweep.run(budget=budget)
+    dropped = [trial for trial in sweep.ledger.trials() if "dropped" in (trial.reason or "")]
+    assert dropped
+    assert {trial.state for trial in dropped} == {TrialState.HALVED}
+    assert dropped[0].reason == (
+        f"4 better trials wait at rung {dropped[0].measurements[-1].rung}: its checkpoint is "
+        "dropped"
+    )
+    for trial in dropped:
+        last = max(m.rung for m in trial.measurements)
+        kept = {
+            point.rung for point in sweep.ledger.frontier.points if point.trial_id == trial.trial_id
+        }
+        assert sweep._is_kept(trial.trial_id, last) is (last in kept)
+    waiting = Counter(
+        trial.measurements[-1].rung
+        for trial in sweep.ledger.trials()
+        if trial.state is TrialState.PAUSED
+    )
+    assert max(waiting.values()) <= 4 + (search.generation or 0)
