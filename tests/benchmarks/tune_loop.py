@@ -15,6 +15,7 @@ import ray
 from ray import tune
 
 from orchestrator.cluster.config import ResourcesConfig
+from orchestrator.cluster.resources import connect
 from orchestrator.cluster.session import run_trials
 from orchestrator.search.config import Budget, SearchConfig
 from search_spaces.recipe import Recipe
@@ -82,7 +83,7 @@ class InstantTrial(tune.Trainable):
 
 def main() -> None:
     """Runs the sweep and prints the table."""
-    ray.init(include_dashboard=False, configure_logging=False)
+    connect(None)
     try:
         with tempfile.TemporaryDirectory() as folder:
             rows = _rows(Path(folder))

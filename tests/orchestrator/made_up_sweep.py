@@ -16,11 +16,11 @@ from search_spaces.methods.filter_pruning import filter_pruning
 from search_spaces.problem import Problem
 from search_spaces.ranges import Ranges
 from tests.orchestrator.fake_trials import disk
-from tests.orchestrator.made_up_trials import MadeUpTrial
+from tests.orchestrator.made_up_trials import IMAGES, MadeUpTrial
 from trainables.checkpoints import STATE, checkpoint_folder
 from trainables.measurement import Report
 
-TEN_CLASSES = Chance(images=1000, most_common=100, min_peers=4)
+TEN_CLASSES = Chance(images=IMAGES, most_common=IMAGES // 10, min_peers=4)
 
 
 @dataclass
