@@ -12,7 +12,7 @@ demo: $(READY)  ## run the main job on real images, in two to three minutes
 test: $(READY) lint  ## the default tests, minutes on two cores
 	$(BIN)/pytest --numprocesses 2 --dist loadfile --durations 15
 
-test-slow: $(READY)  ## what takes longer: ten kills of one driver
+test-slow: $(READY)  ## what takes longer: twenty kills of one driver
 	$(BIN)/pytest -m slow
 
 test-shared: $(READY)  ## what needs the data and weights beside the checkout

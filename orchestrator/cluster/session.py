@@ -34,6 +34,7 @@ def run_trials(
     folder: Path,
     gpus: Callable[[Recipe], float],
     on_step: Callable[[], None],
+    trainable: type[tune.Trainable] = TransferTrial,
 ) -> None:
     """Has Tune run trials until the driver has no more.
 
@@ -60,7 +61,7 @@ def run_trials(
         _interrupt_between_steps(on_step) as step,
     ):
         tuner = tune.Tuner(
-            sized(TransferTrial, cpus=resources.cpus),
+            sized(trainable, cpus=resources.cpus),
             tune_config=tune.TuneConfig(
                 search_alg=DriverSearcher(driver, setting.to_dict(), gpus=gpus),
                 scheduler=DriverScheduler(driver),

@@ -16,7 +16,7 @@ from orchestrator.search.confirmation import Confirmation, judge, reached_flops
 from orchestrator.search.field import Field, Room, unspent_flops
 from orchestrator.search.sampler import aimed_at
 from orchestrator.search.strategy import GO_ON, Decision, Move, Standing, Strategy, Verdict
-from orchestrator.store.ledger import Ledger, TrialRecord, TrialState, rankable
+from orchestrator.store.ledger import Ledger, TrialRecord, TrialState
 from orchestrator.store.retention import CheckpointKeeper
 from trainables.measurement import Measurement, Outcome, Report
 from trainables.seeds import derive_seed
@@ -229,7 +229,7 @@ class Driver:
         if not self._generation:
             return self._ledger.ranked_errors(rung)
         peers = list(self._ledger.ranked_errors_before(rung))
-        insort(peers, rankable(self._ledger.errors_at(rung)[trial_id]))
+        insort(peers, self._ledger.errors_at(rung)[trial_id])
         return peers
 
     def _plan(self) -> Idle | None:
@@ -266,13 +266,13 @@ class Driver:
         It must be drawn whole before any of it runs. One of which a trial has run was drawn as
         far as the budget went then; if that was raised since, the rest sees what came of it.
         """
-        if not self._generation:
+        if not self._generation or self._ledger.heard_of:
             return False
-        trials = self._ledger.trials()
-        begun = len(trials) % self._generation
-        return begun > 0 and not any(
-            trial.measurements or trial.finished or trial.attempt for trial in trials[-begun:]
-        )
+        begun = len(self._ledger) % self._generation
+        last = next(reversed(self._ledger.unfinished()), None)
+        if not begun or last is None:
+            return False
+        return not last.measurements and last.confirms is None  # it was drawn, not resumed
 
     def _fill_generation(self) -> None:
         assert self._generation is not None

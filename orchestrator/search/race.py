@@ -1,5 +1,6 @@
 """A race over compute: every rung gets its share of the sweep, cheap ones first."""
 
+from bisect import bisect_left
 from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
 
@@ -176,7 +177,7 @@ class Race:
                 continue
             leader = self._leader(field, below, rung)
             ended = field.ended(below)
-            if 2 * sum(place < leader for place in ended) >= len(ended):
+            if 2 * bisect_left(ended, leader) >= len(ended):
                 continue
             wanted = wanted or upper
             move = _up(field.trial(leader[-1]), field.levels[rung])

@@ -58,8 +58,8 @@ class Standing:
     measurement: Measurement
     """Its measurement at this rung."""
     peers: Sequence[float]
-    """Validation errors, 0-1, of all trials measured at this rung so far, its own included, in
-    ascending order; what is not a number counts as infinite."""
+    """Validation errors, 0-1, of all trials measured at this rung so far, its own included,
+    ascending."""
     over: bool
     """Whether it has spent the compute that it aimed at; a race has nothing to decide then."""
 

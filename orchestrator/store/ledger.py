@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from itertools import islice
-from math import inf, isnan
 from sys import intern
 from typing import Any
 
@@ -130,6 +129,7 @@ class Ledger:
         """The same, as it was when those that run began; only at rungs that were asked for."""
         self._measured_before: dict[int, int] = {}
         """How many trials had been measured at each rung then."""
+        self._heard_of = True
         self._sweep_flops = 0.0
         self._measured_frontier = Frontier()
         self._frontier: Frontier | None = Frontier()
@@ -173,6 +173,11 @@ class Ledger:
         return self._measured_frontier
 
     @property
+    def heard_of(self) -> bool:
+        """Whether anything became of the trials that run since they began after nothing had run."""
+        return self._heard_of
+
+    @property
     def elapsed_seconds(self) -> float:
         """Sums the wall time of all the sweep's drivers, up to the last event."""
         return self._elapsed_before + self._session[1] - self._session[0]
@@ -210,17 +215,14 @@ class Ledger:
         return self._errors_at.get(rung, {})
 
     def ranked_errors(self, rung: int) -> Sequence[float]:
-        """Returns the errors measured at `rung`, ascending; what is not a number ranks last.
-
-        What is returned grows with the next measurement.
-        """
+        """Returns the errors measured at `rung`, ascending; it grows with the next one."""
         return self._ranked.get(rung, ())
 
     def ranked_errors_before(self, rung: int) -> Sequence[float]:
         """Returns `ranked_errors` as they were when those that run began after nothing had run."""
         if rung not in self._ranked_before:
             errors = islice(self.errors_at(rung).values(), self._measured_before.get(rung, 0))
-            self._ranked_before[rung] = sorted(map(rankable, errors))
+            self._ranked_before[rung] = sorted(errors)
         return self._ranked_before[rung]
 
     def trials_and_frontier(self) -> tuple[tuple[TrialRecord, ...], Frontier]:
@@ -404,6 +406,7 @@ class Ledger:
 
     def _fold_restarted(self, event: Mapping[str, Any]) -> None:
         trial = self._trials[event["trial_id"]]
+        self._heard_of = True
         self._keep(replace(trial, attempt=trial.attempt + 1))
 
     def _fold_paused(self, event: Mapping[str, Any]) -> None:
@@ -421,12 +424,14 @@ class Ledger:
     def _note_what_was_before(self) -> None:
         """Keeps what was measured before a trial begins, unless others run already."""
         if not self._states[TrialState.RUNNING]:
+            self._heard_of = False
             self._ranked_before.clear()
             self._measured_before = {rung: len(known) for rung, known in self._errors_at.items()}
 
     def _fold_measured(self, event: Mapping[str, Any]) -> None:
         trial = self._trials[event["trial_id"]]
         measurement = Measurement.from_dict(event["measurement"])
+        self._heard_of = True
         self._sweep_flops += measurement.executed_flops
         self._readings[trial.trial_id, measurement.rung] = Reading(
             attempt=trial.attempt, sweep_flops=self._sweep_flops, measured_at=event["time"]
@@ -439,7 +444,7 @@ class Ledger:
         )
         self._keep(trial)
         self._errors_at.setdefault(measurement.rung, {})[trial.trial_id] = measurement.val_error
-        insort(self._ranked.setdefault(measurement.rung, []), rankable(measurement.val_error))
+        insort(self._ranked.setdefault(measurement.rung, []), measurement.val_error)
         if not self._is_beaten(measurement):
             point = _point(trial, measurement)
             self._measured_frontier = self._measured_frontier.merge([point])
@@ -485,6 +490,7 @@ class Ledger:
 
     def _fold_finished(self, event: Mapping[str, Any]) -> None:
         trial = self._trials[event["trial_id"]]
+        self._heard_of = True
         self._sweep_flops += event["unmeasured_flops"]
         if not trial.finished:
             self._finished.append(trial.trial_id)
@@ -562,11 +568,6 @@ _FOLDS: dict[str, Callable[[Ledger, Mapping[str, Any]], None]] = {
     "released": Ledger._fold_released,
     "tested": Ledger._fold_tested,
 }
-
-
-def rankable(error: float) -> float:
-    """Returns the error, or infinity for what is not a number."""
-    return inf if isnan(error) else error
 
 
 def _point(trial: TrialRecord, measurement: Measurement) -> FrontierPoint:

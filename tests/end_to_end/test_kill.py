@@ -24,7 +24,7 @@ from tests.waiting import LIMIT_SECONDS, wait_until
 pytestmark = pytest.mark.timeout(900)
 """Seconds, far more than four starts of a driver take on a busy machine."""
 
-TRIALS = 16
+TRIALS = 24
 CONFIG = {
     "name": "killed",
     "seed": 3,
@@ -33,7 +33,7 @@ CONFIG = {
     "budget": {"trials": TRIALS},
     "rungs": {"min_flops": 2e9, "max_flops": 2e10, "per_decade": 3},
     # generations, so that the killed sweep can be compared with one that was left alone
-    "search": {"startup_trials": 4, "generation": 4, "min_peers": 3},
+    "search": {"sampler": "model", "scheduler": "race", "generation": 4, "min_peers": 3},
     # no recipe so cheap a step that its compute takes minutes of steps, nor one long prepared
     "space": {
         "ranges": {
@@ -105,7 +105,7 @@ def undisturbed(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 @pytest.mark.parametrize(
-    "kills", [2, pytest.param(10, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])]
+    "kills", [2, pytest.param(20, marks=[pytest.mark.slow, pytest.mark.timeout(3600)])]
 )
 def test_a_killed_driver_loses_and_repeats_nothing(
     kills: int, tmp_path: Path, undisturbed: Path
@@ -120,6 +120,7 @@ def test_a_killed_driver_loses_and_repeats_nothing(
     _finish(config)
 
     _check_journal(events_of(tmp_path / "run"))
+    assert _decisions(tmp_path) == _decisions(undisturbed)
     _check_tables(tmp_path, undisturbed)
     _check_study(tmp_path)
     _check_mlflow(tmp_path)
@@ -138,6 +139,26 @@ def _check_journal(events: list[dict[str, Any]]) -> None:
         (e["trial_id"], e["measurement"]["rung"]) for e in events if e["event"] == "measured"
     )
     assert set(measured.values()) == {1}
+
+
+def _decisions(folder: Path) -> dict[str, list[Any]]:
+    """All that was decided: in order what began, went on and was let go, and then how each ended.
+
+    Trials of a generation end in any order.
+    """
+    events = events_of(folder / "run")
+    about = ("event", "trial_id", "trial_ids", "seed", "continues", "confirms", "params")
+    begun = [
+        [event.get(name) for name in about]
+        for event in events
+        if event["event"] in ("suggested", "resumed", "released")
+    ]
+    ended = sorted(
+        (event["trial_id"], event["state"], event["reason"] or "")
+        for event in events
+        if event["event"] == "finished"
+    )
+    return {"begun": begun, "ended": ended}
 
 
 def _check_tables(killed: Path, undisturbed: Path) -> None:

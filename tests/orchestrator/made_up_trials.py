@@ -12,6 +12,8 @@ STABLE_SHARE = 0.8
 """Share of the steps that a run towards more compute has in common with one that is over."""
 BREAKING_RATE = 0.06
 """Learning rates above it make half of the trials diverge."""
+IMAGES = 1000
+"""Validation images, of which an error is a share."""
 INFEASIBLE_SHARE = 0.03
 """Share of the recipes that cannot take a step before the second rung."""
 
@@ -74,7 +76,8 @@ class MadeUpTrial:
         missed = (ratio - 0.4) ** 2 + 0.1 * abs(log10(self.recipe.learning_rate) + 1.7)
         lowest = min(0.8, 0.05 + missed)
         noise = Random(f"{self.seed} {rung}").uniform(-0.02, 0.02)
-        return min(1.0, max(0.0, lowest + (0.9 - lowest) * exp(-0.5 * (1 + rung)) + noise))
+        error = lowest + (0.9 - lowest) * exp(-0.5 * (1 + rung)) + noise
+        return round(IMAGES * min(1.0, max(0.0, error))) / IMAGES
 
     def _keeps_steps(self) -> bool:
         return self.recipe.schedule == "warmup_stable_decay"

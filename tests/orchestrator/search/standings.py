@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import inf, isnan
 
 from orchestrator.search.strategy import Standing
-from orchestrator.store.ledger import rankable
 from tests.orchestrator.fake_trials import measurement, record
 
 
@@ -14,5 +14,5 @@ def standing(
     """A trial that has measured `error` at `rung`, where `peers` were measured, it included."""
     measured = replace(measurement(0, error), rung=rung)
     trial = record(measurements=(measured,))
-    ranked = sorted(map(rankable, peers))
+    ranked = sorted(inf if isnan(peer) else peer for peer in peers)
     return Standing(trial=trial, measurement=measured, peers=ranked, over=over)

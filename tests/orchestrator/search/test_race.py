@@ -4,7 +4,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 from orchestrator.search.field import Field, Room
-from orchestrator.search.race import FINISH_SHARE, KEPT, Race
+from orchestrator.search.race import FINISH_SHARE, KEPT, WAITING, Race
 from orchestrator.search.strategy import GO_ON, Decision, Move
 from orchestrator.store.ledger import TrialRecord, TrialState
 from tests.orchestrator.fake_trials import LEVELS, measurement, recipe, record
@@ -125,3 +125,31 @@ def test_the_checkpoints_of_a_few_candidates_are_kept() -> None:
     stepless = replace(ended(99, 0, 0.1), measurements=(measurement(0, 0.1),))
     kept = Race().candidates(field_of(*trials, stepless))
     assert set(kept) == {trial.trial_id for trial in trials[: KEPT - 1]}
+
+
+def paused(number: int, rung: int, error: float) -> TrialRecord:
+    """A trial that waits at a rung below its aim."""
+    measured = replace(measurement(rung, error, train_flops=LEVELS[rung]), rung=rung)
+    return record(
+        number,
+        state=TrialState.PAUSED,
+        measurements=(measured,),
+        executed_flops=LEVELS[rung],
+    )
+
+
+def test_of_the_paused_trials_of_a_rung_the_best_few_may_go_on() -> None:
+    waiting = [paused(n, 0, 0.9 - n / 100) for n in range(WAITING + 3)]
+    others = [paused(100 + n, 1, 0.9) for n in range(WAITING)]
+    given_up = Race().hopeless(field_of(*waiting, *others))
+    assert set(given_up) == {"t0", "t1", "t2"}
+    assert given_up["t0"] == f"{WAITING} better trials wait at rung 0: its checkpoint is dropped"
+
+
+def test_a_trial_that_is_given_up_counts_where_it_was_and_is_not_raised() -> None:
+    waits, other = paused(0, 1, 0.3), paused(1, 1, 0.4)
+    before = field_of(waits, other)
+    field = field_of(replace(waits, state=TrialState.HALVED), other)
+    assert [place[-1] for place in field.ended(1)] == ["t0", "t1"]
+    assert [place[-1] for place in field.ready(1)] == ["t1"]
+    assert [field.cost(rung) for rung in range(4)] == [before.cost(rung) for rung in range(4)]

@@ -78,6 +78,9 @@ def state(ledger: Ledger) -> dict[str, Any]:
         "trials": ledger.trials(),
         "readings": ledger.readings(),
         "errors": [dict(ledger.errors_at(rung)) for rung in range(len(LEVELS))],
+        "ranked": [list(ledger.ranked_errors(rung)) for rung in range(len(LEVELS))],
+        "ranked_before": [list(ledger.ranked_errors_before(r)) for r in range(len(LEVELS))],
+        "heard_of": ledger.heard_of,
         "frontier": ledger.frontier,
         "sweep_flops": ledger.sweep_flops,
         "elapsed_seconds": ledger.elapsed_seconds,
@@ -357,3 +360,28 @@ def test_an_older_sweep_has_no_search_to_tell() -> None:
     journal = MemoryJournal()
     ledger_of({0: [0.5]}, journal=journal)
     assert recorded_search(journal) == {}
+
+
+def test_errors_are_ranked_as_they_are_now_and_as_they_were_before_what_runs_began() -> None:
+    ledger = ledger_of({0: [0.5], 1: [0.9], 2: [0.1]}, finished=[0, 1])
+    assert ledger.ranked_errors(0) == [0.1, 0.5, 0.9]
+    assert ledger.ranked_errors_before(0) == []
+    ledger.paused("t2")
+    ledger.suggested(record(3))
+    assert not ledger.heard_of
+    ledger.measured("t3", reported(0, 0.2))
+    assert ledger.heard_of
+    assert ledger.ranked_errors(0) == [0.1, 0.2, 0.5, 0.9]
+    assert ledger.ranked_errors_before(0) == [0.1, 0.5, 0.9]
+    ledger.finished("t3", TrialState.COMPLETE)
+    ledger.resumed("t2")
+    assert ledger.ranked_errors_before(0) == [0.1, 0.2, 0.5, 0.9]
+    assert ledger.trial("t2").resumed_at == 0
+
+
+def test_a_journal_with_an_event_for_each_resumed_trial_is_read() -> None:
+    journal = MemoryJournal()
+    ledger = ledger_of({0: [0.5]}, journal=journal)
+    ledger.paused("t0")
+    journal.append({"event": "resumed", "trial_id": "t0", "time": 1e9})
+    assert Ledger(journal).trial("t0").state is TrialState.RUNNING
