@@ -9,7 +9,7 @@ import numpy as np
 
 from orchestrator.search.field import Field
 from orchestrator.search.forecast import Floats
-from orchestrator.search.forecaster import Forecaster
+from orchestrator.search.forecaster import GROWTH, Forecaster
 from orchestrator.store.ledger import TrialRecord
 from trainables.errors import first_line
 
@@ -33,6 +33,23 @@ class DispensableForecaster(Forecaster):
     _awaited: tuple[object, float] | None = None
     """The forecast that a thread is making, and since when it is waited for."""
 
+    def __init__(
+        self,
+        *,
+        seed: int,
+        growth: float = GROWTH,
+        background: bool = False,
+        repeatable: bool = False,
+    ) -> None:
+        """Where it is `repeatable`, what it tells depends on the field alone, as generations need.
+
+        It may take any time then, and a failure counts until the field has grown, or, where there
+        is a forecast that failed when it was asked, once: a driver started since tries anew too.
+        """
+        super().__init__(seed=seed, growth=growth, background=background)
+        self._repeatable = repeatable
+        self._said = False
+
     @property
     def ready(self) -> bool:
         """Whether enough was measured for a forecast, and none has failed."""
@@ -40,6 +57,8 @@ class DispensableForecaster(Forecaster):
 
     def learn(self, field: Field) -> None:
         """Has a new forecast made where the field has grown enough, or takes over the one made."""
+        if self._repeatable and field.evidence != self._made_of:
+            self.given_up = False
         if self.given_up:
             return
         with self.watched(FIT_SECONDS):
@@ -61,7 +80,8 @@ class DispensableForecaster(Forecaster):
         except Exception as error:  # whatever it is, the sweep goes on
             self._give_up(f"{type(error).__name__}: {first_line(error)}")
             return
-        if (took := time.monotonic() - started) > seconds:
+        took = time.monotonic() - started
+        if took > seconds and not self._repeatable:
             self._give_up(_too_long(took, seconds))
 
     def _watch_thread(self) -> None:
@@ -74,13 +94,14 @@ class DispensableForecaster(Forecaster):
             self._give_up(_too_long(took, FIT_SECONDS))
 
     def _give_up(self, reason: str) -> None:
-        if not self.given_up:
+        if not self._said:
             _log.warning(
                 "The forecast of learning curves is given up (%s): from here on the race goes by "
                 "errors alone, and the sampler is tpe.",
                 reason,
             )
-        self.given_up = True
+        self.given_up = not self._repeatable or self.forecast is None
+        self._said = True
 
 
 def _too_long(took: float, seconds: float) -> str:

@@ -93,6 +93,7 @@ def build_strategy(
             seed=seed,
             growth=GROWTH if search.generation is None else 1.0,
             background=background and search.generation is None,
+            repeatable=search.generation is not None,
         )
     lowest, highest = aims(space, ranges, problem)
     rivals = Rivals(forecaster=forecaster, lowest=lowest, highest=highest)

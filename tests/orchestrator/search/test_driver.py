@@ -18,7 +18,7 @@ from orchestrator.search.config import Budget
 from orchestrator.search.driver import HOPELESS_FAILURES, Driver, Idle
 from orchestrator.search.halving import Halving
 from orchestrator.search.no_race import NoRace
-from orchestrator.search.race import FINISH_SHARE, Race
+from orchestrator.search.race import FINISH_SHARE, WAITING, Race
 from orchestrator.search.sampler import StudySampler
 from orchestrator.search.strategy import Decision, Scheduler, Standing, Strategy, Verdict
 from orchestrator.search.tpe import tpe
@@ -666,6 +666,27 @@ def test_more_compute_promotes_those_that_waited_for_it(sweep: Sweep) -> None:
     slots.run()
     assert waiting & set(slots.served)
     assert sweep.ledger.sweep_flops <= 1.2e11
+
+
+def test_a_paused_trial_that_many_beat_is_given_up_for_good(sweep: Sweep) -> None:
+    driver = sweep.driver(budget=Budget(trials=WAITING + 1), scheduler=RACE)
+    worst, *others = [served(driver) for _ in range(WAITING + 1)]
+    for number, trial in enumerate([worst, *others]):
+        (sweep.folder / "trials" / trial.trial_id / "rung-000").mkdir(parents=True)
+        assert sweep.ledger.trial(worst.trial_id).state is not TrialState.HALVED
+        assert report(driver, trial, error=0.9 - number / 100) is Decision.PAUSE
+    given_up = sweep.ledger.trial(worst.trial_id)
+    assert (given_up.state, given_up.reason) == (
+        TrialState.HALVED,
+        f"{WAITING} better trials wait at rung 0: its checkpoint is dropped",
+    )
+    assert study_state(sweep, worst.number) is StudyState.COMPLETE
+    kept = {path.name for path in (sweep.folder / "trials").iterdir()}
+    assert kept == {trial.trial_id for trial in others}
+    sweep.die()
+    slots = Slots(sweep.driver(budget=Budget(trials=WAITING + 1)))  # whoever waits goes on
+    slots.run()
+    assert set(slots.served) == {trial.trial_id for trial in others}
 
 
 # what becomes of trials

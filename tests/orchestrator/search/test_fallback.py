@@ -20,6 +20,7 @@ from search_spaces.space import Trial
 from tests.orchestrator.fake_trials import LEVELS, measurement, record
 from tests.orchestrator.search.rehearsals import rehearsal
 from tests.orchestrator.search.test_auto import any_recipe
+from tests.orchestrator.search.test_forecaster import field_of, trial
 
 TRIALS = 30
 
@@ -109,3 +110,32 @@ def ended(number: int) -> TrialRecord:
         state=TrialState.COMPLETE,
         measurements=(measurement(0, 0.2 + number / 100),),
     )
+
+
+def unlearnable(number: int) -> TrialRecord:
+    """A trial with a value that no forest of single precision can hold."""
+    return replace(
+        trial(number),
+        params={"temperature": 1e300},
+        distributions={"temperature": distribution_to_json(FloatDistribution(0.0, 1e300))},
+    )
+
+
+def test_a_repeatable_one_takes_its_time_and_fails_by_the_field_alone(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    forecaster = DispensableForecaster(seed=0, growth=1.0, repeatable=True)
+    field = field_of(*(trial(number) for number in range(20)))
+    forecaster.learn(field)
+    with forecaster.watched(0.01):
+        time.sleep(0.02)
+    with forecaster.watched(1.0):
+        raise RuntimeError("what was asked is too much")
+    assert forecaster.ready
+    field.update(unlearnable(20))
+    for _ in range(2):
+        forecaster.learn(field)
+        assert forecaster.given_up, "until the field has grown"
+    forecaster.learn(field_of(*(trial(number) for number in range(30))))
+    assert forecaster.ready
+    assert len(caplog.records) == 1, "it is said once"
