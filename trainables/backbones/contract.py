@@ -13,6 +13,7 @@ from trainables.remembered import Remembered
 
 _IMAGES = 2
 _OTHER_CHANNELS = (1, 2, 4, 6, 12)
+_OTHER_RESOLUTIONS = (32, 64, 128, 224, 256, 384)
 _kept = Remembered[None](size=64)
 
 
@@ -28,18 +29,18 @@ def check_contract(model: nn.Module, *, classes: int, resolution: int) -> None:
 def refusal(model: nn.Module, *, resolution: int) -> str:
     """The likeliest reason, as a clause with its mend, why `model` does not run on the meta device.
 
-    A model for images of other channels is told by trying.
+    A model for images of other channels or of another size is told by trying.
     """
     for channels in _OTHER_CHANNELS:
-        try:
-            _outputs(model, Mode.EVAL, channels=channels, resolution=resolution)
-        except Exception:  # whatever a user's forward may raise
-            continue
-        counted = "1 channel" if channels == 1 else f"{channels} channels"
-        return (
-            f"it takes images of {counted}, and images here have 3 channels (RGB), so make it for "
-            "3, as backbone.args: {in_chans: 3} does for timm's models"
-        )
+        if _runs(model, channels=channels, resolution=resolution):
+            counted = "1 channel" if channels == 1 else f"{channels} channels"
+            return (
+                f"it takes images of {counted}, and images here have 3 channels (RGB), so make it "
+                "for 3, as backbone.args: {in_chans: 3} does for timm's models"
+            )
+    for other in _OTHER_RESOLUTIONS:
+        if other != resolution and _runs(model, channels=3, resolution=other):
+            return f"it does run at {other} pixels, so give it images of a size that it accepts"
     return (
         "a model must run on tensors that have shapes but no values (device 'meta'), so it must "
         "not read values or hold tensors that are neither parameters nor buffers"
@@ -53,7 +54,7 @@ def _check(model: nn.Module, *, classes: int, resolution: int) -> None:
             output = _outputs(model, mode, channels=3, resolution=resolution)
         except Exception as error:  # whatever a user's forward may raise
             raise InputError(
-                f"{kind} does not run at {resolution} pixels in {mode} mode: "
+                f"{kind} at {resolution} pixels does not run in {mode} mode: "
                 f"{type(error).__name__}: {error}; {refusal(model, resolution=resolution)}."
             ) from error
         if not isinstance(output, Tensor):
@@ -67,6 +68,14 @@ def _check(model: nn.Module, *, classes: int, resolution: int) -> None:
                 f"{classes} classes in {mode} mode, and they must be [images, classes]; give a "
                 "factory that flattens them and heeds num_classes."
             )
+
+
+def _runs(model: nn.Module, *, channels: int, resolution: int) -> bool:
+    try:
+        _outputs(model, Mode.EVAL, channels=channels, resolution=resolution)
+    except Exception:  # whatever a user's forward may raise
+        return False
+    return True
 
 
 def _outputs(model: nn.Module, mode: Mode, *, channels: int, resolution: int) -> Any:

@@ -114,7 +114,8 @@ def _prove_in(
     if alike:  # what training does with a number of channels shows once there are fewer
         _with_batch_statistics(in_mode(pruned, Mode.TRAIN))
         with torch.no_grad(), expected_draws(draws):
-            _compare(_run_pruned(pruned, images, order=list(expected)), expected)
+            if not _ends_alike(pruned, images, found):
+                _compare(_run_pruned(pruned, images, order=list(expected)), expected)
 
 
 def _randomised(model: nn.Module, mode: Mode) -> nn.Module:
@@ -193,6 +194,23 @@ def _run_pruned(pruned: nn.Module, images: Tensor, *, order: Sequence[str]) -> d
     return outputs.layers
 
 
+def _ends_alike(pruned: nn.Module, images: Tensor, before: Mapping[str, Tensor]) -> bool:
+    """Whether the model's outputs are those of `before`, without a look at the layers."""
+    try:
+        outputs = list(output_tensors(pruned(images)))
+    except Exception:  # the pass that looks at every layer says where
+        return False
+    names = (_output_name(number) for number in range(len(outputs)))
+    pairs = zip(names, outputs, strict=True)
+    return all(
+        name in before and _difference(name, output, before[name]) is None for name, output in pairs
+    )
+
+
+def _output_name(number: int) -> str:
+    return f"the model's output {number}"
+
+
 class _Outputs:
     """The outputs of every layer and of the model in one pass, in the order of execution."""
 
@@ -215,7 +233,7 @@ class _Outputs:
             for hook in hooks:
                 hook.remove()
         for number, output in enumerate(outputs):
-            self.layers[f"the model's output {number}"] = output.detach()
+            self.layers[_output_name(number)] = output.detach()
         return outputs
 
     def _enter(self, name: str) -> Callable[..., None]:

@@ -73,6 +73,12 @@ def test_a_model_for_images_of_other_channels_is_told_by_trying(channels: int) -
         count_flops(model, resolution=32)
 
 
+def test_a_size_that_the_model_does_not_accept_is_told_from_other_reasons() -> None:
+    model = timm.create_model("test_convnext", num_classes=5)
+    with pytest.raises(InputError, match="at 8 pixels does not run .*it does run at "):
+        check_contract(model, classes=5, resolution=8)
+
+
 @pytest.mark.parametrize(
     "model", [Returns("logits"), cifar_resnet(5), timm.create_model("test_vit", num_classes=5)]
 )
