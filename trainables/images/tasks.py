@@ -57,7 +57,8 @@ class TaskSource:
     """`digits`, a folder or URI of Parquet files, a folder of class folders (with or without
     train / validation / test above them), or the name of a Hugging Face dataset."""
     subset: str | None = None
-    """Configuration of a Hugging Face dataset; `None` is its default."""
+    """Configuration of a Hugging Face dataset, or of a folder that holds several, each in a folder
+    of its name; `None` is the default."""
     revision: str | None = None
     """Commit of a Hugging Face dataset; `None` is its newest."""
     image_column: str | None = None
