@@ -47,10 +47,10 @@ class Part:
 
 @dataclass(frozen=True, kw_only=True)
 class PassedOver:
-    """What one rule leaves out of a task."""
+    """The part of a task that one rule leaves out of a task."""
 
     rule: str
-    """What is left out: "files that ..."."""
+    """The files or rows that are left out, in words: "files that ..."."""
     count: int
     """Files or rows, those below the folders that are left out whole included."""
     places: tuple[str, ...]
@@ -69,7 +69,7 @@ class Catalog:
     parts: Mapping[str, Part]
     """By official name; a source that was never cut has `train` alone."""
     passed_over: tuple[PassedOver, ...] = ()
-    """What only reading the labels shows to be left out, by rule."""
+    """Rows that turn out to be left out once the labels are read, by rule."""
 
 
 class Origin(Protocol):
@@ -77,7 +77,7 @@ class Origin(Protocol):
 
     @property
     def passed_over(self) -> tuple[PassedOver, ...]:
-        """What is there and is left out, by rule."""
+        """Everything that is there and is left out, by rule."""
         ...
 
     def identity(self) -> list[Any]:
