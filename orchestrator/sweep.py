@@ -32,7 +32,6 @@ from orchestrator.store.tables import TableWriter
 from orchestrator.terminal.progress import Progress
 from orchestrator.tracking.tracker import Snapshot, Tracker, tracker_for
 from trainables.errors import InputError
-from trainables.images.cache import image_cache
 from trainables.memory_probe import dense
 from trainables.trial import measure_test_error
 from trainables.trial_setting import TrialSetting
@@ -227,7 +226,7 @@ class Sweep:
             source_resolution=source.resolution if source else task.resolution,
             mirror=task.mirror,
             levels=self._config.rungs.levels(),
-            cache=str(image_cache(self._config.storage.cache)),
+            cache=self._config.storage.cache,
             trials_uri=self._folder.trials_uri,
             threads=self._config.resources.cpus,
         )

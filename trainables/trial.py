@@ -10,7 +10,6 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +22,7 @@ from trainables.checkpoints import checkpoint_folder, newest_checkpoint
 from trainables.errors import InfeasibleError, keys_of
 from trainables.export import error_on_test, from_checkpoint
 from trainables.finetune import Finetuning
+from trainables.images.cache import image_cache
 from trainables.images.store import ImageStore, open_store
 from trainables.images.tasks import TaskSource
 from trainables.learning.precision import training_device
@@ -159,11 +159,12 @@ def _backbone(source: str) -> Backbone:
 
 
 @functools.lru_cache(maxsize=2)
-def _store(section: str, task: str, resolution: int, cache: str) -> ImageStore:
+def _store(section: str, task: str, resolution: int, cache: str | None) -> ImageStore:
     """`section` is where the config names the task."""
     source = TaskSource(**json.loads(task))
     with keys_of(section):
-        return open_store(source, resolution=resolution, cache_dir=Path(cache), trusting=True)
+        folder = image_cache(cache)
+        return open_store(source, resolution=resolution, cache_dir=folder, trusting=True)
 
 
 def _task(setting: TrialSetting) -> ImageStore:

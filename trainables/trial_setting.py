@@ -24,8 +24,9 @@ class TrialSetting:
     """Whether a mirrored image keeps its label."""
     levels: tuple[float, ...]
     """Training FLOPs of the rungs, ascending."""
-    cache: str
-    """Folder for decoded images and stored features, on every node its own."""
+    cache: str | None
+    """Folder for decoded images and stored features, on every node its own; None is the user's
+    own under the node's temporary folder."""
     trials_uri: str
     """Where the trials' checkpoints lie, reachable from every node."""
     threads: int

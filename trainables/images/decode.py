@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from trainables.errors import InputError, first_line
 from trainables.images.catalog import RawImage
@@ -33,15 +33,15 @@ def open_image(file: Path | BytesIO) -> Image.Image:
 
 
 def is_image(path: Path) -> bool:
-    """Tells by its content whether a file is an image, which may still be damaged or locked."""
+    """Tells by its content whether a file is an image; one that may not be read counts as one."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # an image may be suspiciously large and still be one
             Image.open(path, formats=_signed_formats()).close()
-    except UnidentifiedImageError:
-        return False
-    except Exception:  # Pillow's parsers let errors of their own through; decoding will tell
+    except (PermissionError, Image.DecompressionBombError):
         return True
+    except Exception:  # Pillow's parsers let errors of their own through, as for text that fits
+        return False
     return True
 
 

@@ -139,7 +139,10 @@ def _write_store(folder: Path, source: TaskSource, origin: Origin, *, resolution
     if folder.exists():
         folder.rename(folder.parent / f".{folder.name}-damaged-{os.getpid()}")
     for stale in folder.parent.glob(f".{folder.name}-*"):  # a killed writer left it
-        shutil.rmtree(stale, ignore_errors=True)
+        if stale.is_file():
+            stale.unlink()
+        else:
+            shutil.rmtree(stale, ignore_errors=True)
     # Next to its final place, because a rename is atomic within a file system only.
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -83,6 +84,16 @@ def test_what_was_damaged_is_made_anew_once(
     assert caplog.text.count("are damaged (") == 1
     assert same(opened(tmp_path, trusting=trusting), sound)
     assert caplog.text.count("are damaged (") == 1
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_what_lies_in_the_stores_place_is_damage(sound: ImageStore, tmp_path: Path) -> None:
+    shutil.rmtree(sound.folder)
+    sound.folder.mkdir()
+    assert same(opened(tmp_path), sound)
+    shutil.rmtree(sound.folder)
+    sound.folder.write_text("in the way")
+    assert same(opened(tmp_path), sound)
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
