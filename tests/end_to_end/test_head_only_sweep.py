@@ -35,8 +35,12 @@ class Swept:
 
 @pytest.fixture(scope="module")
 def swept(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Swept:
-    """Two trials at a time, so that the first two want the same features at once."""
-    folder = tmp_path_factory.mktemp("head-only")
+    """Two trials at a time, so that the first two want the same features at once.
+
+    All lies in a folder whose name has a meaning in URLs.
+    """
+    folder = tmp_path_factory.mktemp("head-only") / "which? 100% #1"
+    folder.mkdir()
     torch.manual_seed(0)
     model = backbones.build(BackboneSource(model="test_resnet"), num_classes=10)
     save_file(model.state_dict(), folder / "weights.safetensors")
