@@ -31,6 +31,12 @@ class TrialSetting:
     """Where the trials' checkpoints lie, reachable from every node."""
     threads: int
     """CPU threads a trial."""
+    task_digest: str | None = None
+    """Digest of the images that the driver has; a node with others is refused. None: unknown."""
+    source_task_digest: str | None = None
+    """The same of the source task's."""
+    weights_digest: str | None = None
+    """The same of the backbone's weights."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""
