@@ -1,4 +1,4 @@
-"""What a sweep is made from: the content of its task and weights, and the libraries' versions."""
+"""The identity of a sweep: the content of its task and weights, and the libraries' versions."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -16,7 +16,7 @@ LIBRARIES = ("prunetune", "torch", "timm", "pillow", "numpy")
 
 @dataclass(frozen=True, kw_only=True)
 class Identity:
-    """What a sweep is made from, by content; a path stays the same when its content changes."""
+    """The content that a sweep is made from; a path stays the same when its content changes."""
 
     task: str | None
     """Digest of the classes, labels and decoded pixels of all splits."""
