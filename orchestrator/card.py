@@ -1,17 +1,24 @@
 """The card that goes with an exported model."""
 
+import re
+
 from analysis import units
 from analysis.frontier import FrontierPoint
 from orchestrator.config import SweepConfig
 
 
 def model_card(point: FrontierPoint, config: SweepConfig) -> str:
-    """Returns Markdown: the model, its results, its recipe, and how to load it."""
+    """Returns Markdown: the model, its results, its recipe, and how to load it.
+
+    Names and values stand there as they are, whatever they would mean as Markdown or HTML.
+    """
     measured = point.measurement
     name = config.backbone.model
     trusted = f", factories=[{name!r}]" if ":" in name else ""
-    recipe = "\n".join(f"| {name} | {value} |" for name, value in sorted(point.recipe.items()))
-    return f"""# {config.backbone.model} on {config.task.source}
+    recipe = "\n".join(
+        f"| {plain(field)} | {plain(value)} |" for field, value in sorted(point.recipe.items())
+    )
+    return f"""# {plain(name)} on {plain(config.task.source)}
 
 A point of the compute-optimal frontier of the prunetune sweep `{config.name}`: trial
 {point.number}, rung {point.rung}.
@@ -44,3 +51,16 @@ model.module           # the torch module: takes model.inputs(images), gives log
 |---|---|
 {recipe}
 """
+
+
+def plain(value: object) -> str:
+    """Returns the text of `value` as Markdown that shows it and nothing else, on one line."""
+    text = "".join(c if c.isprintable() else " " for c in str(value))
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    # Underscores within words mean nothing, and names of fields are full of them.
+    return re.sub(r"[\\`*\[\]|#~$@]|://|(?<![^\W_])_|_(?![^\W_])", _escaped, text)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    """Escapes one mark; a scheme's `://`, of which a reader would make a link, by its colon."""
+    return "&#58;//" if found[0] == "://" else f"\\{found[0]}"

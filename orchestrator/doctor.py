@@ -119,7 +119,11 @@ class Examination:
     def _check_task(self) -> str:
         summary = self._inputs.summary
         images = ", ".join(f"{count} {split}" for split, count in summary.images.items())
-        return f"{len(summary.class_names)} classes; images: {images}"
+        passed_over = f"; passed over: {'; '.join(map(str, summary.passed_over))}"
+        return (
+            f"{len(summary.class_names)} classes; images: {images}"
+            f"{passed_over if summary.passed_over else '; none passed over'}"
+        )
 
     def _check_space(self) -> str:
         inputs = self._inputs

@@ -7,7 +7,10 @@ from analysis.frontier import Frontier, FrontierPoint
 from analysis.table import frontier_of, read_measurements
 from orchestrator.card import model_card
 from orchestrator.config import SweepConfig, read_config
+from orchestrator.identity import Identity
 from orchestrator.store.folder import SweepFolder
+from orchestrator.store.journal import Journal
+from orchestrator.store.ledger import recorded_identity
 from trainables.checkpoints import checkpoint_folder, complete_rungs
 from trainables.errors import InputError, keys_of
 from trainables.export import export_model
@@ -30,10 +33,18 @@ def export_point(
             f"The checkpoint of trial {point.number} at rung {point.rung} is not in "
             f"{folder.trials_uri}; run the sweep's command again to bring the folder in order."
         )
-    with keys_of("task"):
-        class_names = inspect(config.task.to_source()).class_names
+    class_names = _class_names(folder, config)
     write_model(point, out, sweep=folder, config=config, class_names=class_names)
     return point
+
+
+def _class_names(folder: SweepFolder, config: SweepConfig) -> Sequence[str]:
+    """Returns the classes that the sweep was begun with; the task itself may have changed since."""
+    recorded = recorded_identity(Journal(folder.storage(), "journal"))
+    if recorded is not None:
+        return Identity.from_dict(recorded).class_names
+    with keys_of("task"):
+        return inspect(config.task.to_source()).class_names
 
 
 def write_model(

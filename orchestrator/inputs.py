@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Any, Self, TypeVar, overload
 
 from optuna.samplers import RandomSampler
 from torch import nn
@@ -17,13 +18,35 @@ from search_spaces.space import Space, load_space
 from trainables.backbones import build as backbones
 from trainables.backbones.build import Backbone
 from trainables.backbones.layers import zero_share
-from trainables.errors import keys_of
+from trainables.errors import UserError, keys_of
 from trainables.images.cache import image_cache
 from trainables.images.store import ImageStore, open_store
 from trainables.images.tasks import TaskSummary, inspect
 
+T = TypeVar("T")
+
 SPARSE = 0.1
 """Share of zeros from which a backbone counts as sparse: an 8-bit one has a few per cent."""
+
+
+class _FoundOnce(cached_property[T]):
+    """A property that is found once: what it refuses is not looked for again, but raised again."""
+
+    @overload
+    def __get__(self, instance: None, owner: type[Any] | None = None) -> Self: ...
+    @overload
+    def __get__(self, instance: object, owner: type[Any] | None = None) -> T: ...
+    def __get__(self, instance: object, owner: type[Any] | None = None) -> Self | T:
+        if instance is None:
+            return self
+        refusals: dict[str | None, UserError] = instance.__dict__.setdefault("_refusals", {})
+        if self.attrname in refusals:
+            raise refusals[self.attrname]
+        try:
+            return super().__get__(instance, owner)
+        except UserError as error:
+            refusals[self.attrname] = error
+            raise
 
 
 class SweepInputs:
@@ -44,32 +67,32 @@ class SweepInputs:
         self._after = after
         self._start = start
 
-    @cached_property
+    @_FoundOnce
     def summary(self) -> TaskSummary:
         """The classes, splits and sizes of the task, from its labels and a few image headers."""
         with keys_of("task"):
             return inspect(self.config.task.to_source())
 
-    @cached_property
+    @_FoundOnce
     def store(self) -> ImageStore:
         """The task's images, decoded."""
         with keys_of("task"):
             return self._open(self.config.task)
 
-    @cached_property
+    @_FoundOnce
     def source_store(self) -> ImageStore:
         """The images that the backbone was trained on, decoded; the config must name them."""
         assert self.config.source_task is not None
         with keys_of("source_task"):
             return self._open(self.config.source_task)
 
-    @cached_property
+    @_FoundOnce
     def backbone(self) -> Backbone:
         """The backbone's source with its weights in memory."""
         source = self.config.backbone
         return Backbone(source=source, weights=backbones.load_weights(source))
 
-    @cached_property
+    @_FoundOnce
     def model(self) -> nn.Module:
         """The backbone with its weights and a new head for the task."""
         source = self.backbone.source
@@ -78,12 +101,12 @@ class SweepInputs:
             backbones.load_into(model, self.backbone.weights, source=source)
         return model
 
-    @cached_property
+    @_FoundOnce
     def space(self) -> Space:
         """The search space."""
         return load_space(self.config.space.function)
 
-    @cached_property
+    @_FoundOnce
     def problem(self) -> Problem:
         """The facts that the search space builds its ranges from."""
         images = [count for count in self.summary.class_counts["train"].values() if count]
@@ -97,7 +120,7 @@ class SweepInputs:
             sparse_backbone=zero_share(self.model) >= SPARSE,
         )
 
-    @cached_property
+    @_FoundOnce
     def start(self) -> StartChoice:
         """The recipes that are tried first."""
         if self._start is not None:

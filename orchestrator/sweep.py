@@ -18,6 +18,7 @@ from orchestrator.cluster.session import run_trials
 from orchestrator.config import SweepConfig, read_begun, read_config, to_yaml
 from orchestrator.doctor import Examination
 from orchestrator.exporting import checkpoint_of, write_model
+from orchestrator.identity import Identity, changed_versions, check_same, identify
 from orchestrator.inputs import SweepInputs
 from orchestrator.search.chance import Chance
 from orchestrator.search.config import BEFORE_AUTO
@@ -26,13 +27,12 @@ from orchestrator.search.start import StartRecipe
 from orchestrator.search.strategies import build_strategy
 from orchestrator.store.folder import SweepFolder
 from orchestrator.store.journal import Journal
-from orchestrator.store.ledger import Ledger, recorded_search, recorded_start
+from orchestrator.store.ledger import Ledger, recorded_identity, recorded_search, recorded_start
 from orchestrator.store.retention import CheckpointKeeper
 from orchestrator.store.tables import TableWriter
 from orchestrator.terminal.progress import Progress
 from orchestrator.tracking.tracker import Snapshot, Tracker, tracker_for
 from trainables.errors import InputError
-from trainables.images.cache import image_cache
 from trainables.memory_probe import dense
 from trainables.trial import measure_test_error
 from trainables.trial_setting import TrialSetting
@@ -75,6 +75,8 @@ class Sweep:
             self._console.print("[dim]checking the config …[/]")
             start = None if fresh else self._start_so_far()
             inputs = SweepInputs(self._config, after=self._after, start=start)
+            if not fresh:
+                self._check_same_content(inputs)
             Examination(inputs).run()
             self._config = self._config.resolved()
             self._console.print(f"[dim]start: {escape(inputs.start.told)}[/]")
@@ -87,6 +89,16 @@ class Sweep:
             finally:
                 if started_ray:
                     ray.shutdown()
+
+    def _check_same_content(self, inputs: SweepInputs) -> None:
+        """Refuses to go on with images or weights that were changed in their place."""
+        recorded = recorded_identity(Journal(self._folder.storage(), "journal"))
+        if recorded is None:
+            return
+        before, now = Identity.from_dict(recorded), identify(inputs)
+        check_same(now, before, sweep=self._folder.root)
+        if versions := changed_versions(now, before):
+            self._console.print(f"[yellow]the sweep was begun with {escape(versions)}[/]")
 
     def _start_so_far(self) -> list[StartRecipe] | None:
         """The recipes that the sweep started with; None where it has not begun."""
@@ -105,10 +117,12 @@ class Sweep:
         journal = Journal(storage, "journal")
         ledger = Ledger(journal)
         sweep_id = ledger.sweep_id or f"{config.name}-{secrets.token_hex(4)}"
+        identity = identify(inputs)
         ledger.open(
             sweep_id=sweep_id,
             search=config.search.names,
             validation_images=inputs.summary.images["validation"],
+            identity=identity.to_dict(),
         )
         if ledger.start is None:
             ledger.started_with([recipe.to_dict() for recipe in inputs.start.recipes])
@@ -137,7 +151,7 @@ class Sweep:
             max_failures=config.resources.max_failures,
             confirm=config.search.confirm,
         )
-        setting = self._setting()
+        setting = self._setting(identity)
         gpus = gpu_shares(
             config.resources,
             recipe=dense(inputs.recipe(0), resolution=inputs.problem.native_resolution),
@@ -217,7 +231,7 @@ class Sweep:
         search = self._config.search.going_on(names or BEFORE_AUTO)
         self._config = self._config.model_copy(update={"search": search})
 
-    def _setting(self) -> TrialSetting:
+    def _setting(self, identity: Identity) -> TrialSetting:
         task, source = self._config.task, self._config.source_task
         return TrialSetting(
             backbone=self._config.backbone,
@@ -227,9 +241,12 @@ class Sweep:
             source_resolution=source.resolution if source else task.resolution,
             mirror=task.mirror,
             levels=self._config.rungs.levels(),
-            cache=str(image_cache(self._config.storage.cache)),
+            cache=self._config.storage.cache,
             trials_uri=self._folder.trials_uri,
             threads=self._config.resources.cpus,
+            task_digest=identity.task,
+            source_task_digest=identity.source_task,
+            weights_digest=identity.weights,
         )
 
     def _test_frontier(self, ledger: Ledger, setting: TrialSetting) -> None:

@@ -7,10 +7,10 @@ import functools
 import gc
 import json
 import logging
+import socket
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,11 +18,13 @@ from ray import tune
 
 from search_spaces.recipe import Recipe
 from trainables.backbones.build import Backbone, load_weights
+from trainables.backbones.digest import weights_digest
 from trainables.backbones.source import BackboneSource
 from trainables.checkpoints import checkpoint_folder, newest_checkpoint
-from trainables.errors import InfeasibleError, keys_of
+from trainables.errors import InfeasibleError, InputError, keys_of
 from trainables.export import error_on_test, from_checkpoint
 from trainables.finetune import Finetuning
+from trainables.images.cache import image_cache
 from trainables.images.store import ImageStore, open_store
 from trainables.images.tasks import TaskSource
 from trainables.learning.precision import training_device
@@ -56,7 +58,7 @@ class TransferTrial(tune.Trainable):
             self._finetuning = Finetuning(
                 recipe=Recipe.from_dict(config["recipe"]),
                 seed=config["seed"],
-                backbone=_backbone(json.dumps(asdict(setting.backbone))),
+                backbone=_backbone(json.dumps(asdict(setting.backbone)), setting.weights_digest),
                 store=_task(setting),
                 levels=setting.levels,
                 mirror=setting.mirror,
@@ -152,30 +154,48 @@ def _freeze_modules() -> None:
 
 
 @functools.lru_cache(maxsize=2)
-def _backbone(source: str) -> Backbone:
+def _backbone(source: str, digest: str | None) -> Backbone:
     """Kept by the actor, so that a sweep reads its weights once an actor, not once a trial."""
     parsed = BackboneSource(**json.loads(source))
-    return Backbone(source=parsed, weights=load_weights(parsed))
+    weights = load_weights(parsed)
+    if digest is not None and weights_digest(weights) != digest:
+        raise _other_content(f"backbone.weights={parsed.weights!r}")
+    return Backbone(source=parsed, weights=weights)
 
 
 @functools.lru_cache(maxsize=2)
-def _store(section: str, task: str, resolution: int, cache: str) -> ImageStore:
+def _store(
+    section: str, task: str, resolution: int, cache: str | None, digest: str | None
+) -> ImageStore:
     """`section` is where the config names the task."""
     source = TaskSource(**json.loads(task))
     with keys_of(section):
-        return open_store(source, resolution=resolution, cache_dir=Path(cache))
+        folder = image_cache(cache)
+        store = open_store(source, resolution=resolution, cache_dir=folder, trusting=True)
+    if digest is not None and store.digest != digest:
+        raise _other_content(f"{section}.source={source.source!r}")
+    return store
+
+
+def _other_content(what: str) -> InputError:
+    return InputError(
+        f"On {socket.gethostname()}, {what} has another content than where the sweep was started, "
+        "or is decoded by other versions of libraries; give all nodes the same files and the same "
+        "environment."
+    )
 
 
 def _task(setting: TrialSetting) -> ImageStore:
     task = json.dumps(asdict(setting.task))
-    return _store("task", task, setting.store_resolution, setting.cache)
+    return _store("task", task, setting.store_resolution, setting.cache, setting.task_digest)
 
 
 def _source_task(setting: TrialSetting) -> Callable[[], ImageStore] | None:
     if setting.source_task is None:
         return None
     task = json.dumps(asdict(setting.source_task))
-    return lambda: _store("source_task", task, setting.source_resolution, setting.cache)
+    resolution, digest = setting.source_resolution, setting.source_task_digest
+    return lambda: _store("source_task", task, resolution, setting.cache, digest)
 
 
 def measure_test_error(setting: Mapping[str, Any], checkpoint_uri: str) -> float:

@@ -24,12 +24,19 @@ class TrialSetting:
     """Whether a mirrored image keeps its label."""
     levels: tuple[float, ...]
     """Training FLOPs of the rungs, ascending."""
-    cache: str
-    """Folder for decoded images and stored features, on every node its own."""
+    cache: str | None
+    """Folder for decoded images and stored features, on every node its own; None is the user's
+    own under the node's temporary folder."""
     trials_uri: str
     """Where the trials' checkpoints lie, reachable from every node."""
     threads: int
     """CPU threads a trial."""
+    task_digest: str | None = None
+    """Digest of the images that the driver has; a node with others is refused. None: unknown."""
+    source_task_digest: str | None = None
+    """The same of the source task's."""
+    weights_digest: str | None = None
+    """The same of the backbone's weights."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types."""

@@ -9,11 +9,10 @@ import ray
 import torch
 from ray.exceptions import AuthenticationError
 
+from orchestrator.cluster import local_ray
 from orchestrator.cluster.config import ResourcesConfig
 from trainables.errors import InputError, first_line
 
-_OBJECT_STORE_BYTES = 128 << 20
-"""For local Ray: a sweep sends recipes and reports, images travel by memory map."""
 _PROBE_SECONDS = 5.0
 
 
@@ -21,7 +20,7 @@ def connect(address: str | None) -> bool:
     """Joins the cluster at `address`, or starts Ray on this machine; False if it was there already.
 
     `RAY_ADDRESS`, which Ray sets inside a job, counts as an address. Raises `InputError` when the
-    cluster cannot be reached.
+    cluster cannot be reached, or Ray cannot be started here.
     """
     if ray.is_initialized():
         return False
@@ -30,12 +29,7 @@ def connect(address: str | None) -> bool:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
     address = address or os.environ.get("RAY_ADDRESS")
     if address is None:
-        ray.init(
-            address="local",
-            include_dashboard=False,
-            object_store_memory=_OBJECT_STORE_BYTES,
-            **quiet,
-        )
+        local_ray.start(**quiet)
         return True
     try:
         _probe(address)

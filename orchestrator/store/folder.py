@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 import yaml
 from filelock import FileLock, Timeout
@@ -68,7 +69,7 @@ class SweepFolder:
     @property
     def tracking_uri(self) -> str:
         """MLflow's database when it is embedded."""
-        return f"sqlite:///{self.root / 'mlflow.db'}"
+        return sqlite_url(self.root / "mlflow.db")
 
     @property
     def tune(self) -> Path:
@@ -148,6 +149,18 @@ class SweepFolder:
     @property
     def _lock(self) -> Path:
         return self.root / ".driver.lock"
+
+
+def sqlite_url(database: Path) -> str:
+    """Returns the URL of an SQLite file, in whose path `?` and `%` mean themselves.
+
+    MLflow makes the folder that the URL's text names. From the first name with such a character on
+    all is quoted, slashes too, so that the text names a folder that is there.
+    """
+    parts = database.parts
+    odd = next((i for i, name in enumerate(parts) if {"?", "%"} & set(name)), len(parts))
+    plain, quoted = Path(*parts[:odd]), quote("/".join(parts[odd:]), safe="")
+    return f"sqlite:///{plain / quoted if quoted else plain}"
 
 
 def stored(sweep: str) -> fs.FileSystem:

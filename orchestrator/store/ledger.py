@@ -256,13 +256,16 @@ class Ledger:
         sweep_id: str,
         search: Mapping[str, str] | None = None,
         validation_images: int | None = None,
+        identity: Mapping[str, Any] | None = None,
     ) -> None:
         """A driver begins, or goes on with, the sweep.
 
-        `search` names its sampler and scheduler; errors are shares of so many images.
+        `search` names its sampler and scheduler; errors are shares of so many images; `identity`
+        tells the content of the task and the weights, in JSON types.
         """
         opened = {"event": "opened", "sweep_id": sweep_id, "validation_images": validation_images}
-        self._record(opened | ({"search": dict(search)} if search else {}))
+        known = {"search": search, "identity": identity}
+        self._record(opened | {key: dict(value) for key, value in known.items() if value})
 
     def started_with(self, recipes: Sequence[Mapping[str, Any]]) -> None:
         """Keeps the recipes to try first, in JSON types, for as long as the sweep lives."""
@@ -541,6 +544,15 @@ def recorded_start(journal: Journal) -> Sequence[Mapping[str, Any]] | None:
             recipes: Sequence[Mapping[str, Any]] = event.get("recipes", ())
             return recipes
     return None
+
+
+def recorded_identity(journal: Journal) -> Mapping[str, Any] | None:
+    """Returns the content that the sweep was begun with, in JSON types.
+
+    None where it has not begun, or where only older prunetunes ran it, which kept none.
+    """
+    opened = (event for event in journal.events() if event["event"] == "opened")
+    return next((event["identity"] for event in opened if "identity" in event), None)
 
 
 def recorded_search(journal: Journal) -> Mapping[str, str] | None:

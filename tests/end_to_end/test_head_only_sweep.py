@@ -15,6 +15,7 @@ from orchestrator.exporting import export_point
 from orchestrator.sweep import Sweep
 from trainables.backbones import build as backbones
 from trainables.backbones.source import BackboneSource
+from trainables.errors import InputError
 from trainables.export import load_exported
 from trainables.images.store import open_store
 from trainables.images.tasks import TaskSource
@@ -26,6 +27,7 @@ TASK = TaskSource(source="digits", max_train_images=IMAGES)
 
 @dataclass(frozen=True, kw_only=True)
 class Swept:
+    config: SweepConfig
     folder: Path
     cache: Path
     frontier: Frontier
@@ -35,8 +37,12 @@ class Swept:
 
 @pytest.fixture(scope="module")
 def swept(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Swept:
-    """Two trials at a time, so that the first two want the same features at once."""
-    folder = tmp_path_factory.mktemp("head-only")
+    """Two trials at a time, so that the first two want the same features at once.
+
+    All lies in a folder whose name has a meaning in URLs.
+    """
+    folder = tmp_path_factory.mktemp("head-only") / "which? 100% #1"
+    folder.mkdir()
     torch.manual_seed(0)
     model = backbones.build(BackboneSource(model="test_resnet"), num_classes=10)
     save_file(model.state_dict(), folder / "weights.safetensors")
@@ -60,8 +66,10 @@ def swept(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Swept:
         "resources": {"concurrent": 2},
         "storage": {"folder": str(folder / "sweep"), "cache": str(folder / "cache")},
     }
-    frontier = Sweep(validate(SweepConfig, values, what="the test")).run()
+    config = validate(SweepConfig, values, what="the test")
+    frontier = Sweep(config).run()
     return Swept(
+        config=config,
         folder=folder / "sweep",
         cache=folder / "cache",
         frontier=frontier,
@@ -96,3 +104,18 @@ def test_what_is_exported_is_the_whole_model_and_was_tested_as_such(
     measured = best.measurement
     assert measured.params == sum(parameter.numel() for parameter in model.module.parameters())
     assert measured.updated_params == 10 * 97, "of 96 features, with a bias"
+
+
+def test_other_weights_in_their_place_are_refused_and_models_are_still_exported(
+    swept: Swept, tmp_path: Path
+) -> None:
+    path = Path(str(swept.config.backbone.weights))
+    content = path.read_bytes()
+    model = backbones.build(BackboneSource(model="test_resnet"), num_classes=10)
+    save_file(model.state_dict(), path)
+    with pytest.raises(InputError, match="another state of the weights of backbone"):
+        Sweep(swept.config).run()
+    path.write_bytes(content)
+    assert Sweep(swept.config).run() == swept.frontier
+    export_point(str(swept.folder), tmp_path / "out", choose=lambda found: found.points[-1])
+    assert load_exported(tmp_path / "out").class_names == tuple("0123456789")

@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 import torch
 from ray.tune import Trainable
+from safetensors.torch import save_file
 
 from search_spaces.recipe import Recipe, Schedule
 from tests.trainables.raised_trials import unpaid
 from tests.trainables.recipes import DIGITS, LEVELS, SMALL, make_recipe
 from trainables import trial
-from trainables.backbones.build import build
+from trainables.backbones.build import build, load_weights
+from trainables.backbones.digest import weights_digest
 from trainables.backbones.source import BackboneSource
 from trainables.checkpoints import checkpoint_folder, complete_rungs
 from trainables.errors import InputError
@@ -291,6 +293,24 @@ def test_test_error_is_measured_from_a_checkpoint(
     error = measure_test_error(setting.to_dict(), uri)
     assert error == error_on_test(model, store)
     assert 0 < error < 1
+
+
+def test_a_node_with_other_content_is_refused(
+    actor: TransferTrial, setting: TrialSetting, tmp_path: Path, image_cache: Path
+) -> None:
+    save_file(build(SMALL, num_classes=4).state_dict(), tmp_path / "w.safetensors")
+    source = replace(SMALL, weights=str(tmp_path / "w.safetensors"))
+    known = replace(
+        setting,
+        backbone=source,
+        task_digest=open_store(DIGITS, resolution=16, cache_dir=image_cache).digest,
+        weights_digest=weights_digest(load_weights(source)),
+    )
+    reset(actor, config(known))
+    with pytest.raises(InputError, match="task.source='digits' has another content"):
+        actor.reset_config(config(replace(known, task_digest="of other images")))
+    with pytest.raises(InputError, match=r"backbone.weights='.*' has another content"):
+        actor.reset_config(config(replace(known, weights_digest="of other weights")))
 
 
 def test_a_sweeps_weights_are_those_of_every_trial(

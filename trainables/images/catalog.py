@@ -10,6 +10,7 @@ from PIL import Image
 
 TRAIN, VALIDATION, TEST, DEVTEST = "train", "validation", "test", "devtest"
 
+_SHOWN_PLACES = 3
 _PART_NAMES = {
     "train": TRAIN,
     "training": TRAIN,
@@ -45,20 +46,38 @@ class Part:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PassedOver:
+    """The part of a task that one rule leaves out of a task."""
+
+    rule: str
+    """The files or rows that are left out, in words: "files that ..."."""
+    count: int
+    """Files or rows, those below the folders that are left out whole included."""
+    places: tuple[str, ...]
+    """Files, folders or splits, as messages name them."""
+
+    def __str__(self) -> str:
+        more = ", …" if len(self.places) > _SHOWN_PLACES else ""
+        return f"{self.rule}: {self.count} ({', '.join(self.places[:_SHOWN_PLACES])}{more})"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Catalog:
     """The classes and labels of a source; images are read on demand."""
 
     class_names: tuple[str, ...]
     parts: Mapping[str, Part]
     """By official name; a source that was never cut has `train` alone."""
+    passed_over: tuple[PassedOver, ...] = ()
+    """Rows that turn out to be left out once the labels are read, by rule."""
 
 
 class Origin(Protocol):
     """A place that images come from, listed but not read."""
 
     @property
-    def unused(self) -> tuple[str, ...]:
-        """Files or splits there that no rule recognises."""
+    def passed_over(self) -> tuple[PassedOver, ...]:
+        """Everything that is there and is left out, by rule."""
         ...
 
     def identity(self) -> list[Any]:

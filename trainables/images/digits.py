@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from trainables.images.catalog import TRAIN, Catalog, Part, RawImage
+from trainables.images.catalog import TRAIN, Catalog, Part, PassedOver, RawImage
 
 
 @dataclass(frozen=True, kw_only=True)
 class Digits:
     """One pool of 8x8 grey digits."""
 
-    unused: tuple[str, ...] = ()
+    passed_over: tuple[PassedOver, ...] = ()
 
     def identity(self) -> list[Any]:
         return ["scikit-learn digits"]

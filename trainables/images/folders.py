@@ -9,28 +9,36 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from trainables.errors import InputError
-from trainables.images.catalog import TRAIN, Catalog, Part, RawImage, part_named
+from trainables.images.catalog import TRAIN, Catalog, Part, PassedOver, RawImage, part_named
+from trainables.images.decode import is_image, open_image
+from trainables.images.walk import Place, Walk, files_below, place_of, places_above
 
 SUFFIXES = frozenset(
     {
+        ".avif",
         ".bmp",
         ".gif",
         ".jfif",
+        ".jp2",
+        ".jpe",
         ".jpeg",
         ".jpg",
         ".pbm",
         ".pgm",
         ".png",
         ".ppm",
+        ".tga",
         ".tif",
         ".tiff",
         ".webp",
     }
 )
-"""Endings, in either case, that make a file an image; other files are passed over."""
+"""Endings, in either case, that make a file an image; other files are judged by their content."""
+_NO_IMAGE = "files that are no image by ending or content"
+_CLASSLESS = "files in no class folder"
+_PARTLESS = "folders that are not named train, validation or test"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +48,7 @@ class ClassFolders:
     root: Path
     files: Mapping[str, Mapping[str, Sequence[Path]]]
     """By part and class, in the order of their names."""
-    unused: tuple[str, ...]
+    passed_over: tuple[PassedOver, ...]
 
     def identity(self) -> list[Any]:
         return [
@@ -63,56 +71,89 @@ def find_class_folders(root: Path) -> ClassFolders:
     """Lists the images under `root`. Raises `InputError` for an empty class or unequal classes.
 
     `root` is cut in parts if its folder `train` (or `training`) holds folders itself; a folder
-    of that name that holds images is a class like any other.
+    of that name that holds images is a class like any other. Links are followed; one that leads
+    nowhere is refused, and so is a folder that cannot be listed.
     """
-    parts = {folder: part for folder in _folders(root) if (part := part_named(folder.name))}
-    if any(part == TRAIN and any(_folders(folder)) for folder, part in parts.items()):
-        files: dict[str, dict[str, list[Path]]] = {}
-        for folder, part in parts.items():
-            if part in files:
-                raise InputError(
-                    f"{root} has two folders for {part}, {folder.name} among them, but a part "
-                    "is one folder; join or rename them."
-                )
-            files[part] = _class_files(folder)
-        unused = tuple(str(folder) for folder in _folders(root) if folder not in parts)
+    walk = Walk()
+    entries = walk.entries(root)
+    parts = {e.name: part for e in entries if e.is_dir() and (part := part_named(e.name))}
+    cut = any(part == TRAIN and _holds_folders(root / name) for name, part in parts.items())
+    if not cut:
+        files = {TRAIN: _class_files(root, entries, walk)}
     else:
-        files, unused = {TRAIN: _class_files(root)}, ()
+        files = _part_files(root, parts, walk)
+        for entry in entries:
+            if entry.name not in parts:
+                rule = _PARTLESS if entry.is_dir() else _CLASSLESS
+                walk.pass_over(rule, entry.path, files=files_below(entry))
+    walk.check(
+        rule="links must lead somewhere and every class needs images, so add what is missing "
+        "or remove these"
+    )
     for part, classes in files.items():
         if odd := sorted(set(classes) ^ set(files[TRAIN])):
             raise InputError(
-                f"The folders train and {part} of {root} differ in class {odd[0]!r}, but all "
-                "parts must have the same classes; add or remove that folder."
+                f"The folders train and {part} of {root} differ in class "
+                f"{', '.join(map(repr, odd))}, but all parts must have the same classes; add or "
+                "remove these folders."
             )
-    return ClassFolders(root=root, files=files, unused=unused)
+    return ClassFolders(root=root, files=files, passed_over=walk.passed_over())
 
 
-def _class_files(folder: Path) -> dict[str, list[Path]]:
-    classes = {entry.name: list(_images_under(entry)) for entry in _folders(folder)}
+def _part_files(
+    root: Path, parts: Mapping[str, str], walk: Walk
+) -> dict[str, dict[str, list[Path]]]:
+    """Returns the files by part and class; `parts` are the parts by the names of their folders."""
+    files: dict[str, dict[str, list[Path]]] = {}
+    for name, part in parts.items():
+        if part in files:
+            raise InputError(
+                f"{root} has two folders for {part}, {name} among them, but a part is one folder; "
+                "join or rename them."
+            )
+        files[part] = _class_files(root / name, walk.entries(root / name), walk)
+    return files
+
+
+def _class_files(
+    folder: Path, entries: Sequence[os.DirEntry[str]], walk: Walk
+) -> dict[str, list[Path]]:
+    above = places_above(folder) | {place_of(folder)}
+    classes: dict[str, list[Path]] = {}
+    for entry in entries:
+        if not entry.is_dir():
+            walk.pass_over(_CLASSLESS, entry.path)
+            continue
+        seen = above | places_above(entry.path)
+        if walk.descends(entry, seen):
+            classes[entry.name] = list(_images_under(entry.path, seen, walk))
+            if not classes[entry.name]:
+                walk.fault(f"the class folder {entry.path} holds no image")
     if not classes:
+        left_out = "; ".join(map(str, walk.passed_over()))
         raise InputError(
             f"{folder} holds neither Parquet files nor class folders; it must hold one or the "
-            "other, with a folder of images for each class."
+            "other, with a folder of images for each class"
+            f"{f' (passed over: {left_out})' if left_out else ''}."
         )
-    for name, files in classes.items():
-        if not files:
-            raise InputError(
-                f"The class folder {folder / name} holds no image, but every class needs some; "
-                f"add images ({', '.join(sorted(SUFFIXES))}) or remove the folder."
-            )
     return classes
 
 
-def _folders(root: Path) -> list[Path]:
-    return sorted(e for e in root.iterdir() if e.is_dir() and not e.name.startswith("."))
+def _images_under(folder: str, seen: set[Place], walk: Walk) -> Iterator[Path]:
+    """Yields the images in `folder`, then those in the folders below it, by name."""
+    entries = walk.entries(folder)
+    for path in (Path(entry.path) for entry in entries if not entry.is_dir()):
+        if path.suffix.lower() in SUFFIXES or is_image(path):
+            yield path
+        else:
+            walk.pass_over(_NO_IMAGE, str(path))
+    for entry in entries:
+        if entry.is_dir() and walk.descends(entry, seen):
+            yield from _images_under(entry.path, seen, walk)
 
 
-def _images_under(folder: Path) -> Iterator[Path]:
-    for directory, subfolders, names in os.walk(folder):
-        subfolders.sort()
-        for path in (Path(directory, name) for name in sorted(names)):
-            if not path.name.startswith(".") and path.suffix.lower() in SUFFIXES:
-                yield path
+def _holds_folders(folder: Path) -> bool:
+    return any(entry.is_dir() for entry in Walk().entries(folder))
 
 
 def _part(classes: Mapping[str, Sequence[Path]]) -> Part:
@@ -125,4 +166,4 @@ def _part(classes: Mapping[str, Sequence[Path]]) -> Part:
 
 def _images(paths: Sequence[Path], rows: NDArray[np.intp]) -> Iterator[RawImage]:
     for row in rows:
-        yield RawImage(where=str(paths[row]), open=partial(Image.open, paths[row]))
+        yield RawImage(where=str(paths[row]), open=partial(open_image, paths[row]))

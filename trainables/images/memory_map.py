@@ -3,6 +3,7 @@
 import mmap
 import sys
 from math import prod
+from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
@@ -12,6 +13,14 @@ from torch import Tensor
 
 # Python 3.11's `mmap` lacks the name; other systems reserve nothing anyway.
 _MAP_NORESERVE = 0x4000 if sys.platform == "linux" else 0
+
+
+def map_npy(path: Path) -> Tensor:
+    """Maps the array of an `.npy` file as `map_private` does."""
+    with path.open("rb") as file:
+        np.lib.format.read_magic(file)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        return map_private(file, dtype=dtype, shape=shape, offset=file.tell())
 
 
 def map_private(file: BinaryIO, *, dtype: DTypeLike, shape: tuple[int, ...], offset: int) -> Tensor:

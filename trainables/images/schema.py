@@ -15,6 +15,21 @@ from numpy.typing import NDArray
 
 from trainables.errors import InputError, Key
 
+_TEXT = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+_BYTES = (
+    pa.types.is_binary,
+    pa.types.is_large_binary,
+    pa.types.is_binary_view,
+    pa.types.is_fixed_size_binary,
+)
+_LISTS = (
+    pa.types.is_list,
+    pa.types.is_large_list,
+    pa.types.is_fixed_size_list,
+    pa.types.is_list_view,
+    pa.types.is_large_list_view,
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ColumnNames:
@@ -39,8 +54,8 @@ class Shard(Protocol):
         """Reads a whole column."""
         ...
 
-    def batches(self, name: str, rows: NDArray[np.intp]) -> Iterator[pa.Array]:
-        """Streams the column's values at some ascending rows, in that order."""
+    def values(self, name: str, rows: NDArray[np.intp]) -> Iterator[Any]:
+        """Streams the column's values at some ascending rows, in that order, as plain objects."""
         ...
 
 
@@ -78,9 +93,11 @@ def find_columns(shard: Shard, names: ColumnNames) -> Columns:
 
 
 def _features(shard: Shard) -> dict[str, dict[str, Any]]:
+    """Returns what Hugging Face's metadata say of the columns; nothing where there are none."""
     metadata = shard.schema.metadata or {}
     try:
-        features = json.loads(metadata.get(b"huggingface", b"{}")).get("info", {})
+        info = json.loads(metadata.get(b"huggingface", b"{}")).get("info") or {}
+        features = (info.get("features") or {}).items()
     except (ValueError, AttributeError) as error:
         raise InputError(
             f"The schema metadata 'huggingface' of {shard.where} is not a JSON object with "
@@ -88,7 +105,7 @@ def _features(shard: Shard) -> dict[str, dict[str, Any]]:
         ) from error
     return {
         name: feature
-        for name, feature in features.get("features", {}).items()
+        for name, feature in features
         if isinstance(feature, dict) and name in shard.schema.names
     }
 
@@ -107,11 +124,19 @@ def _choose(shard: Shard, named: str | None, candidates: Sequence[str], *, usual
         return candidates[0]
     if usual in candidates:
         return usual
+    if candidates:
+        raise InputError(
+            f"{shard.where} has {len(candidates)} columns that may be the {usual}, and one must "
+            "be; set ",
+            key,
+            f" to one of {', '.join(candidates)}.",
+        )
+    kinds = ", ".join(f"{field.name} ({field.type})" for field in shard.schema)
+    rule = {"image": "holds struct<bytes, path> or the bytes of image files"}
     raise InputError(
-        f"{shard.where} has {len(candidates) or 'no'} columns that may be the {usual}, and one "
-        "must be; set ",
-        key,
-        f" to one of its columns: {columns}.",
+        f"{shard.where} has no columns that may be the {usual}, and one must be, which "
+        f"{rule.get(usual, 'holds whole numbers or text')}; write such a column, the file's are "
+        f"{kinds}."
     )
 
 
@@ -156,11 +181,11 @@ def _checked_label_type(shard: Shard, label: str) -> pa.DataType:
 
 def _label_type(kind: pa.DataType) -> pa.DataType | None:
     """Returns the type as which labels of `kind` are read: int64 or text; `None` for no labels."""
-    if pa.types.is_dictionary(kind):
+    if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
         return _label_type(kind.value_type)
     if pa.types.is_integer(kind):
         return pa.int64()
-    if pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_boolean(kind):
+    if any(is_text(kind) for is_text in _TEXT) or pa.types.is_boolean(kind):
         return pa.string()
     return None
 
@@ -174,11 +199,12 @@ def _class_names(feature: Mapping[str, Any]) -> tuple[str, ...] | None:
 
 
 def _holds_images(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        return _holds_images(kind.value_type)
     if pa.types.is_struct(kind):
         return "bytes" in (field.name for field in kind)
-    return any(is_kind(kind) for is_kind in (pa.types.is_binary, pa.types.is_large_binary))
+    return any(is_bytes(kind) for is_bytes in _BYTES)
 
 
 def _is_list(kind: pa.DataType) -> bool:
-    of_lists = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
-    return any(is_kind(kind) for is_kind in of_lists)
+    return any(is_list(kind) for is_list in _LISTS)

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from trainables.errors import InputError, Key
 from trainables.images.catalog import DEVTEST, TEST, TRAIN, VALIDATION
+from trainables.images.faults import refusal
 
 Indices = NDArray[np.intp]
 Labels = NDArray[np.int64]
@@ -183,11 +184,14 @@ def _check_classes(
             continue
         counts = np.bincount(parts[part], minlength=len(class_names))
         if (few := np.flatnonzero(counts < needed)).size:
-            count = counts[few[0]]
-            raise InputError(
-                f"Class {class_names[few[0]]!r} has {count} image{'s' * int(count != 1)} in "
-                f"{part}, but {why} at least {needed} of every class; add images of it, or name "
-                "only the others in ",
-                Key("classes"),
-                ".",
+            listed = [
+                f"class {class_names[index]!r} has {counts[index]} "
+                f"image{'s' * int(counts[index] != 1)} in {part}"
+                for index in few.tolist()
+            ]
+            raise refusal(
+                listed,
+                rule=f"{why} at least {needed} of every class, so add images or name only the "
+                "others in ",
+                key=Key("classes"),
             )

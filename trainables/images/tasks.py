@@ -2,8 +2,9 @@
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
-from itertools import islice
+from difflib import get_close_matches
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -14,8 +15,16 @@ import pyarrow.fs
 from pydantic import ConfigDict
 
 from trainables.errors import InputError, Key, first_line
-from trainables.images.catalog import TEST, TRAIN, VALIDATION, Catalog, Origin, Part
-from trainables.images.decode import short_side
+from trainables.images.catalog import (
+    TEST,
+    TRAIN,
+    VALIDATION,
+    Catalog,
+    Origin,
+    Part,
+    PassedOver,
+)
+from trainables.images.decode import BadImageError, bad_images, decode_all, short_side
 from trainables.images.digits import Digits
 from trainables.images.folders import find_class_folders
 from trainables.images.hub import load_hub
@@ -31,6 +40,7 @@ _FORMS = (
 )
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _SAMPLED_SIDES = 64
+_CHECKED_SIDE = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +57,8 @@ class TaskSource:
     """`digits`, a folder or URI of Parquet files, a folder of class folders (with or without
     train / validation / test above them), or the name of a Hugging Face dataset."""
     subset: str | None = None
-    """Configuration of a Hugging Face dataset; `None` is its default."""
+    """Configuration of a Hugging Face dataset, or of a folder that holds several, each in a folder
+    of its name; `None` is the default."""
     revision: str | None = None
     """Commit of a Hugging Face dataset; `None` is its newest."""
     image_column: str | None = None
@@ -124,8 +135,13 @@ class TaskSummary:
     """Images of every class in every split, after cutting and sampling."""
     typical_side: int
     """Median pixels of the short side of the first training images, before resizing."""
-    unused: tuple[str, ...]
-    """Files or splits of the source that no rule recognises, left out."""
+    passed_over: tuple[PassedOver, ...]
+    """Files, folders, splits and rows of the source that are left out, by rule."""
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """The places of everything that is left out."""
+        return tuple(place for passed in self.passed_over for place in passed.places)
 
     @property
     def images(self) -> dict[str, int]:
@@ -145,15 +161,36 @@ def inspect(source: TaskSource) -> TaskSummary:
         labels = catalog.parts[rows.part].labels[rows.indices]
         counts = np.bincount(labels, minlength=len(catalog.class_names)).tolist()
         class_counts[name] = dict(zip(catalog.class_names, counts, strict=True))
-    train = catalog.parts[TRAIN]
-    first = train.rows[plan[TRAIN].indices][:_SAMPLED_SIDES]
     return TaskSummary(
         class_names=catalog.class_names,
         official=tuple(name for name in (TRAIN, VALIDATION, TEST) if name in catalog.parts),
         class_counts=class_counts,
-        typical_side=int(median(map(short_side, islice(train.images(first), len(first))))),
-        unused=origin.unused,
+        typical_side=_typical_side(catalog, plan),
+        passed_over=(*origin.passed_over, *catalog.passed_over),
     )
+
+
+def _typical_side(catalog: Catalog, plan: Mapping[str, SplitRows]) -> int:
+    """Returns the median side of a few images; if one of them is bad, all bad ones are told."""
+    train = catalog.parts[TRAIN]
+    first = train.rows[plan[TRAIN].indices][:_SAMPLED_SIDES]
+    try:
+        return int(median(map(short_side, train.images(first))))
+    except BadImageError:
+        _check_images(catalog, plan)
+        raise
+
+
+def _check_images(catalog: Catalog, plan: Mapping[str, SplitRows]) -> None:
+    """Raises one `InputError` that lists all images of the task that cannot be decoded."""
+    bad = []
+    for name, part in catalog.parts.items():
+        used = [rows.indices for rows in plan.values() if rows.part == name]
+        images = part.images(part.rows[np.sort(np.concatenate(used))])
+        decoded = decode_all(images, resolution=_CHECKED_SIDE)
+        bad += [image for image in decoded if isinstance(image, BadImageError)]
+    if bad:
+        raise bad_images(bad)
 
 
 def read_plan(source: TaskSource, origin: Origin) -> tuple[Catalog, dict[str, SplitRows]]:
@@ -180,9 +217,9 @@ def find_origin(source: TaskSource) -> Origin:
     path = Path(text).expanduser()
     try:
         if "://" in text:
-            return _origin_at_uri(text, columns)
+            return _origin_at_uri(text, columns, subset=source.subset)
         if path.is_dir():
-            return _origin_in_folder(path, columns)
+            return _origin_in_folder(path, columns, subset=source.subset)
     except (pa.ArrowException, OSError) as error:
         raise InputError(
             Key("source"),
@@ -193,29 +230,46 @@ def find_origin(source: TaskSource) -> Origin:
         raise InputError(
             Key("source"), f"={text!r} is a file, but must be a folder; give its folder."
         )
-    if _HUB_NAME.fullmatch(text):
-        return load_hub(text, columns, subset=source.subset, revision=source.revision)
-    raise InputError(Key("source"), f"={text!r} does not exist; give {_FORMS}.")
+    if not _HUB_NAME.fullmatch(text):
+        raise InputError(Key("source"), f"={text!r} does not exist{_near(path)}; give {_FORMS}.")
+    return load_hub(text, columns, subset=source.subset, revision=source.revision, near=_near(path))
 
 
-def _origin_in_folder(path: Path, columns: ColumnNames) -> Origin:
+def _origin_in_folder(path: Path, columns: ColumnNames, *, subset: str | None) -> Origin:
     if not any(path.iterdir()):
         raise InputError(f"The folder {path} is empty, but must hold the images; give {_FORMS}.")
     folder = path.absolute().as_posix()
-    return find_parquet(pyarrow.fs.LocalFileSystem(), folder, columns) or find_class_folders(path)
+    filesystem = pyarrow.fs.LocalFileSystem()
+    return find_parquet(filesystem, folder, columns, subset=subset) or find_class_folders(path)
 
 
-def _origin_at_uri(uri: str, columns: ColumnNames) -> Origin:
+def _origin_at_uri(uri: str, columns: ColumnNames, *, subset: str | None) -> Origin:
     filesystem, folder = pyarrow.fs.FileSystem.from_uri(uri)
     if isinstance(filesystem, pyarrow.fs.LocalFileSystem):
-        return _origin_in_folder(Path(folder), columns)
-    if found := find_parquet(filesystem, folder, columns):
+        return _origin_in_folder(Path(folder), columns, subset=subset)
+    if found := find_parquet(filesystem, folder, columns, subset=subset):
         return found
     raise InputError(
         Key("source"),
         f"={uri!r} holds no Parquet file, and class folders are only read from this machine; "
         "write it as Parquet or copy it here.",
     )
+
+
+def _near(path: Path) -> str:
+    """Names the folder that may have been meant by a `path` that is not there, in brackets."""
+    found = Path(path.anchor)
+    for name in path.parts[bool(path.anchor) :]:
+        if (found / name).is_dir():
+            found /= name
+            continue
+        with suppress(OSError):
+            folders = [entry.name for entry in found.iterdir() if entry.is_dir()]
+            if near := get_close_matches(name, folders, n=1):
+                found /= near[0]
+                continue
+        return ""
+    return f" (the nearest is {found})"
 
 
 def _keep_classes(catalog: Catalog, classes: tuple[str, ...]) -> Catalog:

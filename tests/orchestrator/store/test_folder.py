@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from pyarrow import fs
+from sqlalchemy import make_url
 
 from orchestrator.store.folder import SweepFolder
 from tests.checkout import ROOT
@@ -35,6 +36,26 @@ def test_a_sweep_is_found_by_name_and_by_path(
     monkeypatch.chdir(tmp_path)
     for sweep in ("flowers", "runs/flowers", str(root), f"{root}/"):
         assert SweepFolder.find(sweep) == SweepFolder(root=root, uri=root.as_uri())
+
+
+@pytest.mark.parametrize(
+    "name", ["plain", "which model? v1", "100%", "a%20b/c?d", "x?mode=memory", "#1;a@b:c&d=e+f"]
+)
+def test_every_character_of_a_path_is_the_paths(tmp_path: Path, name: str) -> None:
+    folder = SweepFolder.at(tmp_path / name)
+    folder.make()
+    url = make_url(folder.tracking_uri)
+    assert url.database == str(tmp_path / name / "mlflow.db")
+    assert not url.query
+    text = folder.tracking_uri.removeprefix("sqlite:///")
+    assert Path(text).parent.is_dir(), "MLflow makes this folder"
+    assert folder.storage().get_file_info("journal").type is fs.FileType.NotFound
+    folder.storage().create_dir("journal")
+    assert (tmp_path / name / "journal").is_dir()
+
+
+def test_a_plain_paths_database_is_where_it_was(tmp_path: Path) -> None:
+    assert SweepFolder.at(tmp_path).tracking_uri == f"sqlite:///{tmp_path}/mlflow.db"
 
 
 def test_what_is_no_sweep_is_refused_with_those_there_are(

@@ -184,6 +184,38 @@ def test_a_writer_that_raises_leaves_what_was_there(path: Path) -> None:
     assert torch.equal(opened(path, 128).rows, value(0, 128))
 
 
+@pytest.mark.parametrize("place", [0, 3, 20, 64, 700])
+def test_a_damaged_file_is_extracted_anew(
+    path: Path, caplog: pytest.LogCaptureFixture, place: int
+) -> None:
+    """The places lie in the number of rows, in their digest and in the rows."""
+    opened(path, 64)
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+    again = opened(path, 64)
+    assert again.extracted == 64
+    assert torch.equal(again.rows, value(0, 64))
+    assert "train.f32 are damaged; they are extracted anew" in caplog.text
+    assert opened(path, 64).extracted == 0
+
+
+def test_a_file_that_lost_its_end_is_extracted_anew(path: Path) -> None:
+    opened(path, 64)
+    os.truncate(path, 500)
+    assert torch.equal(opened(path, 64).rows, value(0, 64))
+
+
+def test_a_file_of_an_earlier_version_is_extracted_anew_in_silence(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    opened(path, 64)
+    content = path.read_bytes()
+    path.write_bytes(content[:8] + bytes(32) + content[40:])
+    assert opened(path, 64).extracted == 64
+    assert not caplog.text
+
+
 def test_features_that_do_not_fit_on_the_disk_are_refused_before_any_is_extracted(
     path: Path,
 ) -> None:

@@ -2,6 +2,7 @@ import multiprocessing
 import os
 import resource
 import time
+from collections.abc import Callable
 from multiprocessing.context import ForkServerContext
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier, Event
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from tests.checkout import SHARED
 from tests.trainables.images.writers import Png, WriteFolders, WriteParquet
 from trainables.errors import InputError
-from trainables.images import store
+from trainables.images import decode, store
 from trainables.images.catalog import RawImage
 from trainables.images.decode import decode_square
 from trainables.images.store import Split, open_store
@@ -90,14 +91,46 @@ def test_class_folders_open(write_folders: WriteFolders, cache: Path) -> None:
         assert split.labels.tolist() == [value // 40 for value in values_of(split)]
 
 
-def test_images_may_lie_beside_the_table(
-    write_parquet: WriteParquet, tmp_path: Path, cache: Path, png: Png
+@pytest.mark.parametrize("absolute", [True, False])
+def test_images_may_lie_in_the_tasks_folder(
+    write_parquet: WriteParquet, cache: Path, png: Png, *, absolute: bool
 ) -> None:
-    (tmp_path / "far.png").write_bytes(png(99))
-    images = [{"bytes": None, "path": str(tmp_path / "far.png")}] * 20
-    folder = write_parquet(TEN_EACH, images=images)
+    folder = write_parquet(TEN_EACH)
+    (folder / "images").mkdir()
+    (folder / "images" / "far.png").write_bytes(png(99))
+    path = f"{folder}/images/far.png" if absolute else "images/far.png"
+    write_parquet(TEN_EACH, images=[{"bytes": None, "path": path}] * 20)
     opened = open_store(source(folder), resolution=4, cache_dir=cache)
     assert set(values_of(opened.splits["train"])) == {99}
+
+
+def _absolute(outside: Path, folder: Path) -> str:
+    return str(outside)
+
+
+def _climbing(outside: Path, folder: Path) -> str:
+    return f"../{outside.name}"
+
+
+def _linked(outside: Path, folder: Path) -> str:
+    (folder / "inside.png").symlink_to(outside)
+    return "inside.png"
+
+
+@pytest.mark.parametrize("way", [_absolute, _climbing, _linked])
+def test_a_table_reads_no_file_outside_the_tasks_folder(
+    write_parquet: WriteParquet,
+    tmp_path: Path,
+    cache: Path,
+    png: Png,
+    way: Callable[[Path, Path], str],
+) -> None:
+    (tmp_path / "secret.png").write_bytes(png(99))
+    folder = write_parquet(TEN_EACH)
+    images = [{"bytes": None, "path": way(tmp_path / "secret.png", folder)}] * 20
+    write_parquet(TEN_EACH, images=images)
+    with pytest.raises(InputError, match="leads out of the task's folder"):
+        open_store(source(folder), resolution=4, cache_dir=cache)
 
 
 def test_digits_span_the_whole_range(cache: Path) -> None:
@@ -198,7 +231,7 @@ def open_and_count(cache: Path, barrier: Barrier, counts: "Queue[tuple[int, int]
         decoded.append(raw.where)
         return decode_square(raw, resolution=resolution)
 
-    pytest.MonkeyPatch().setattr(store, "decode_square", counting)
+    pytest.MonkeyPatch().setattr(decode, "decode_square", counting)
     barrier.wait()
     opened = open_store(source("digits"), resolution=8, cache_dir=cache)
     counts.put((len(decoded), sum(len(split) for split in opened.splits.values())))
@@ -226,7 +259,7 @@ def open_and_hang(cache: Path, hanging: Event) -> None:
             time.sleep(600)
         return decode_square(raw, resolution=resolution)
 
-    pytest.MonkeyPatch().setattr(store, "decode_square", hang_at_1000)
+    pytest.MonkeyPatch().setattr(decode, "decode_square", hang_at_1000)
     open_store(source("digits"), resolution=8, cache_dir=cache)
 
 

@@ -282,7 +282,9 @@ class TestHub:
         origin = pick_splits(
             {"train": split, "training": split, "unsupervised": split}, ColumnNames()
         )
-        assert origin.unused == ("training", "unsupervised")
+        (passed,) = origin.passed_over
+        assert passed.places == ("training", "unsupervised")
+        assert passed.count == 40
         catalog = origin.read()
         assert catalog.class_names == ("cat", "dog")
         part = catalog.parts["train"]
