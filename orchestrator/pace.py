@@ -1,4 +1,4 @@
-"""The pace of a sweep's trials on this machine, from a few training steps of its own recipes."""
+"""The pace of a sweep's trials on this machine, from a few steps or passes of its own recipes."""
 
 import time
 from collections.abc import Iterator
@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
 from orchestrator.inputs import SweepInputs
 from orchestrator.search.rehearsal import Pace
@@ -19,11 +20,13 @@ TIMED_RECIPES = 3
 """Recipes whose steps are timed."""
 SECONDS = 1.0
 """Time after which no further steps of a recipe are taken."""
+PASSED_IMAGES = 32
+"""Images of a forward pass that is timed."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Timing:
-    """A recipe's first steps."""
+    """A recipe's first work."""
 
     flops: float
     seconds: float
@@ -34,8 +37,8 @@ class _Timing:
 def measure_pace(inputs: SweepInputs) -> Pace:
     """Times recipes drawn from the space, each for a second or two, or for one longer step.
 
-    Recipes that would first run their frozen trunk over all images are passed over. Raises
-    `InputError` when no recipe can be timed.
+    Those that first run their frozen trunk over all images are timed by forward passes, which are
+    nearly all that they do. Raises `InputError` when no recipe can be timed.
     """
     timed: list[_Timing] = []
     with _threads(inputs.config.resources.cpus):
@@ -48,8 +51,7 @@ def measure_pace(inputs: SweepInputs) -> Pace:
     if not timed:
         raise InputError(
             f"None of {TRIED_RECIPES} recipes drawn from the space can be timed, because they take "
-            "no step or need all images first; raise rungs.max_flops or widen space.ranges to see "
-            "what the budget buys."
+            "no step; raise rungs.max_flops or widen space.ranges to see what the budget buys."
         )
     return Pace(
         flops_per_second=sum(t.flops for t in timed) / sum(t.seconds for t in timed),
@@ -62,10 +64,11 @@ def _timing(inputs: SweepInputs, seed: int) -> _Timing | None:
     """Times a recipe; None if it cannot be timed."""
     config = inputs.config
     source_task = (lambda: inputs.source_store) if config.source_task else None
+    recipe = inputs.recipe(seed)
     begun = time.perf_counter()
     try:
         finetuning = Finetuning(
-            recipe=inputs.recipe(seed),
+            recipe=recipe,
             seed=seed,
             backbone=inputs.backbone,
             store=inputs.store,
@@ -78,10 +81,13 @@ def _timing(inputs: SweepInputs, seed: int) -> _Timing | None:
         return None
     set_up_seconds = time.perf_counter() - begun
     if finetuning.prices.setup_flops:
-        return None
-    steps, seconds = _timed_steps(finetuning)
+        images, seconds = _timed_passes(finetuning.model, side=recipe.resolution)
+        flops = images * finetuning.prices.inference_flops
+    else:
+        steps, seconds = _timed_steps(finetuning)
+        flops = steps * finetuning.prices.step_flops
     return _Timing(
-        flops=steps * finetuning.prices.step_flops,
+        flops=flops,
         seconds=seconds,
         eval_flops=finetuning.prices.eval_flops,
         set_up_seconds=set_up_seconds,
@@ -104,6 +110,19 @@ def _timed_steps(finetuning: Finetuning) -> tuple[int, float]:
     while taken < last and seconds < SECONDS and finetuning.train_to(min(last, 2 * taken)):
         taken, seconds = min(last, 2 * taken), time.perf_counter() - begun
     return (taken - 1, seconds) if taken > 1 else (1, first)
+
+
+def _timed_passes(model: nn.Module, *, side: int) -> tuple[int, float]:
+    """Passes images [B, 3, side, side] through the model for a second, after one to warm up."""
+    images = torch.zeros(PASSED_IMAGES, 3, side, side, device=training_device())
+    passed, seconds = 0, 0.0
+    with torch.inference_mode():
+        model(images).sum().item()
+        begun = time.perf_counter()
+        while seconds < SECONDS:
+            model(images).sum().item()  # waits for the device
+            passed, seconds = passed + PASSED_IMAGES, time.perf_counter() - begun
+    return passed, seconds
 
 
 @contextmanager

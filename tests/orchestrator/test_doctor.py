@@ -81,6 +81,13 @@ def test_a_pace_is_measured_with_the_threads_of_a_trial(tmp_path: Path) -> None:
     assert torch.get_num_threads() == threads
 
 
+def test_recipes_that_train_the_head_alone_have_a_pace(tmp_path: Path) -> None:
+    head_only = {"function": "linear_probe", "ranges": {"augmentation": 0}}
+    assert measure_pace(inputs(tmp_path, space=head_only)).flops_per_second > 0
+    bought = outlook(tmp_path, space=head_only, budget={"sweep_flops": 1e11})
+    assert bought.total.trials > 0
+
+
 def test_recipes_of_which_none_takes_a_step_have_no_pace(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"None of 8 recipes .* raise rungs\.max_flops"):
         measure_pace(inputs(tmp_path, rungs={"min_flops": 1e3, "max_flops": 1e4}))

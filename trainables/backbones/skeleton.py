@@ -125,7 +125,7 @@ def _function(function: FunctionType, around: tuple[int, ...]) -> str:
 
 def _filled(cell: CellType) -> bool:
     try:
-        cell.cell_contents  # noqa: B018  # asking is the only way to know
+        _ = cell.cell_contents  # asking is the only way to know
     except ValueError:
         return False
     return True

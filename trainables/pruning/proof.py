@@ -98,9 +98,9 @@ def _prove_in(
     for cut in structure.cuts:
         _mask(masked, cut)
     _narrow(masked, pruned, structure.cuts, mixings)
-    with expected_draws(draws):
+    with expected_draws(draws=draws):
         images, expected = _run_masked(masked, pruned, resolution=resolution)
-    with torch.inference_mode(mode=False), torch.enable_grad(), expected_draws(draws):
+    with torch.inference_mode(mode=False), torch.enable_grad(), expected_draws(draws=draws):
         found = _run_pruned(pruned, images, order=list(expected))
     kept: dict[str, tuple[int | None, tuple[int, ...]]]
     kept = {cut.name: (None, cut.kept) for cut in structure.cuts if cut.side is not Side.IN}
@@ -113,7 +113,7 @@ def _prove_in(
     _compare(found, expected)
     if alike:  # what training does with a number of channels shows once there are fewer
         _with_batch_statistics(in_mode(pruned, Mode.TRAIN))
-        with torch.no_grad(), expected_draws(draws):
+        with torch.no_grad(), expected_draws(draws=draws):
             if not _ends_alike(pruned, images, found):
                 _compare(_run_pruned(pruned, images, order=list(expected)), expected)
 

@@ -122,25 +122,25 @@ def _chosen(maps: Tensor, *, sort: bool) -> Tensor:
     return maps.sort(1).values if sort else maps
 
 
-def _closed_over(sort: object) -> Callable[[Tensor], Tensor]:
+def _closed_over(*, sort: bool) -> Callable[[Tensor], Tensor]:
     return lambda maps: maps.sort(1).values if sort else maps
 
 
 @pytest.mark.parametrize(
     "make",
     [
-        lambda sort: SimpleNamespace(sort=sort),
-        lambda sort: {"sort": sort},
-        lambda sort: functools.partial(_chosen, sort=sort),
+        lambda *, sort: SimpleNamespace(sort=sort),
+        lambda *, sort: {"sort": sort},
+        lambda *, sort: functools.partial(_chosen, sort=sort),
         _closed_over,
     ],
     ids=["object", "dict", "partial", "closure"],
 )
 def test_models_that_differ_in_any_attribute_have_proofs_of_their_own(
-    make: Callable[[bool], Any],
+    make: Callable[..., Any],
 ) -> None:
-    plain = assert_faithful(Configured(make(False)))  # noqa: FBT003  # a value among others
-    sorts = assert_faithful(Configured(make(True)))  # noqa: FBT003
+    plain = assert_faithful(Configured(make(sort=False)))
+    sorts = assert_faithful(Configured(make(sort=True)))
     assert plain.skipped == ()
     assert [skip.name for skip in sorts.skipped] == ["before.0"]
 

@@ -18,7 +18,7 @@ def is_draw(func: Any) -> bool:
     return torch.Tag.nondeterministic_seeded in func.tags
 
 
-def expected_draws(draws: bool) -> AbstractContextManager[object]:  # noqa: FBT001  # its one fact
+def expected_draws(*, draws: bool) -> AbstractContextManager[object]:
     """Inside of it random operations give their expected value, which no shape changes.
 
     Draws that have no known rule come from a generator that starts anew each time. Where the

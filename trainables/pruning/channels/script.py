@@ -30,8 +30,6 @@ class Script:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Script) and self._steps == other._steps
 
-    __hash__ = None  # type: ignore[assignment]  # it grows
-
     def _known(self, value: Any) -> Hashable:
         if isinstance(value, Tensor):
             return ("step", self._made_at.get(id(value)), tuple(value.shape))
