@@ -8,9 +8,9 @@ from analysis.table import frontier_of, read_measurements
 from orchestrator.card import model_card
 from orchestrator.config import SweepConfig, read_config
 from orchestrator.identity import Identity
+from orchestrator.store.beginnings import recorded_identity
 from orchestrator.store.folder import SweepFolder
 from orchestrator.store.journal import Journal
-from orchestrator.store.ledger import recorded_identity
 from trainables.checkpoints import checkpoint_folder, complete_rungs
 from trainables.errors import InputError, keys_of
 from trainables.export import export_model

@@ -25,9 +25,10 @@ from orchestrator.search.config import BEFORE_AUTO
 from orchestrator.search.driver import Driver
 from orchestrator.search.start import StartRecipe
 from orchestrator.search.strategies import build_strategy
+from orchestrator.store.beginnings import recorded_identity, recorded_search, recorded_start
 from orchestrator.store.folder import SweepFolder
 from orchestrator.store.journal import Journal
-from orchestrator.store.ledger import Ledger, recorded_identity, recorded_search, recorded_start
+from orchestrator.store.ledger import Ledger
 from orchestrator.store.retention import CheckpointKeeper
 from orchestrator.store.tables import TableWriter
 from orchestrator.terminal.progress import Progress

@@ -10,6 +10,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from enum import StrEnum
+from typing import Any
 
 from orchestrator.search.config import Budget
 from orchestrator.search.confirmation import Confirmation, judge, reached_flops
@@ -18,6 +19,7 @@ from orchestrator.search.sampler import aimed_at
 from orchestrator.search.strategy import GO_ON, Decision, Move, Standing, Strategy, Verdict
 from orchestrator.store.ledger import Ledger, TrialRecord, TrialState
 from orchestrator.store.retention import CheckpointKeeper
+from search_spaces.recipe import Recipe
 from trainables.measurement import Measurement, Outcome, Report
 from trainables.seeds import derive_seed
 
@@ -361,12 +363,8 @@ class Driver:
             suggestion = sampler.ask(number, max_target_flops=room.flops)
         if suggestion is None:  # nothing in the space is that cheap
             return None
-        return TrialRecord(
-            trial_id=f"{number:05d}-{suggestion.recipe.recipe_id}",
-            number=number,
-            recipe=suggestion.recipe,
-            seed=derive_seed(self._seed, "trial", number),
-            suggested_at=self._clock(),
+        return self._next_record(
+            suggestion.recipe,
             params=suggestion.params,
             distributions=suggestion.distributions,
             start=suggestion.start,
@@ -374,34 +372,36 @@ class Driver:
 
     def _raised_trial(self, trial: TrialRecord, target_flops: float) -> TrialRecord:
         """A trial of the same recipe and seed that aims at more compute."""
-        number = len(self._field)
-        recipe = replace(trial.recipe, target_flops=target_flops)
         params, distributions = aimed_at(
             trial.params, trial.distributions, rung=self._levels.index(target_flops)
         )
-        return TrialRecord(
-            trial_id=f"{number:05d}-{recipe.recipe_id}",
-            number=number,
-            recipe=recipe,
-            seed=trial.seed,
-            suggested_at=self._clock(),
+        raised = self._next_record(
+            replace(trial.recipe, target_flops=target_flops),
             params=params,
             distributions=distributions,
             continues=trial.trial_id,
         )
+        return replace(raised, seed=trial.seed)
 
     def _confirming_trial(self, trial: TrialRecord) -> TrialRecord:
         """A trial of the same recipe with a seed of its own."""
-        number = len(self._field)
-        return TrialRecord(
-            trial_id=f"{number:05d}-{trial.recipe.recipe_id}",
-            number=number,
-            recipe=trial.recipe,
-            seed=derive_seed(self._seed, "trial", number),
-            suggested_at=self._clock(),
+        return self._next_record(
+            trial.recipe,
             params=trial.params,
             distributions=trial.distributions,
             confirms=trial.trial_id,
+        )
+
+    def _next_record(self, recipe: Recipe, **known: Any) -> TrialRecord:
+        """The record of the trial that begins next, with what is `known` of it besides."""
+        number = len(self._field)
+        return TrialRecord(
+            trial_id=f"{number:05d}-{recipe.recipe_id}",
+            number=number,
+            recipe=recipe,
+            seed=derive_seed(self._seed, "trial", number),
+            suggested_at=self._clock(),
+            **known,
         )
 
     def _idle(self) -> Idle:

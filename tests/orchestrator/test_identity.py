@@ -14,8 +14,9 @@ from safetensors.torch import save_file
 from orchestrator.config import SweepConfig, validate
 from orchestrator.identity import Identity, changed_versions, check_same, identify
 from orchestrator.inputs import SweepInputs
+from orchestrator.store.beginnings import recorded_identity
 from orchestrator.store.journal import Journal
-from orchestrator.store.ledger import Ledger, recorded_identity
+from orchestrator.store.ledger import Ledger
 from trainables.backbones import build as backbones
 from trainables.backbones.source import BackboneSource
 from trainables.errors import InputError

@@ -8,12 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from orchestrator.store.beginnings import recorded_search, recorded_start
 from orchestrator.store.ledger import (
     Ledger,
     TrialRecord,
     TrialState,
-    recorded_search,
-    recorded_start,
 )
 from tests.orchestrator.fake_trials import (
     LEVELS,
