@@ -48,7 +48,7 @@ class OutlookTable:
 
 
 def _cells(bill: RungBill, *, seconds: float) -> tuple[str, ...]:
-    """What a line tells of a bill that takes so many seconds."""
+    """Returns the cells of a bill that takes so many seconds."""
     return (
         str(bill.trials),
         str(bill.raised),

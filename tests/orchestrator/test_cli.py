@@ -261,7 +261,7 @@ def test_a_table_with_a_fine_and_a_coarse_label(
     pq.write_table(pa.table({"photo": images, "fine": fine, "coarse": coarse}), path)
     sentence = refused(f"task.source={path.parent}", "task.max_train_images=null")
     assert "2 columns that may be the label" in sentence
-    assert "set task.label_column to one of its columns: photo, fine, coarse." in sentence
+    assert sentence.endswith("set task.label_column to one of fine, coarse.")
     for column, classes in (("fine", 6), ("coarse", 2)):
         ended = prunetune(
             *("doctor", str(config), f"task.source={path.parent}", "task.max_train_images=null"),
