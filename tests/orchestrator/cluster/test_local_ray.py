@@ -65,7 +65,6 @@ def session_with(**environment: str) -> list[list[str]]:
     return [line.split(maxsplit=1) for line in done.stdout.splitlines()]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads Linux's list of sockets")
 @pytest.mark.timeout(2 * LIMIT_SECONDS)
 def test_ray_listens_on_loopback_alone_and_in_a_short_folder(tmp_path: Path) -> None:
     long = tmp_path / ("slurm-job-4711-" * 6)
